@@ -1,0 +1,1 @@
+"""Measurements that validate before they time."""

@@ -1,0 +1,1 @@
+"""The ``posewarp`` command: it only composes the commands that the folders define."""

@@ -1,0 +1,1 @@
+"""The paper's pose-transfer network in torch: its modules, training, data and checkpoints."""
