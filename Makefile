@@ -1,0 +1,26 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow check clean
+
+demo: $(VENV)/.installed          ## re-pose a synthetic person with the demo checkpoint; pictures in demo-out/
+	$(BIN)/posewarp demo --output demo-out
+
+test: $(VENV)/.installed          ## the fast suite
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.installed     ## what is marked slow besides
+	$(BIN)/pytest -n 2 -m slow
+
+check: $(VENV)/.installed         ## lint and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# One environment for all of these: -e, so that a changed source needs no second install.
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-out build *.egg-info
