@@ -1,1 +1,1 @@
-"""The lean layer that runs exported models: standard library, numpy and pillow; a backend's library on opening."""
+"""The lean layer that runs exported models: stdlib, numpy, pillow; a backend's library when a model opens."""

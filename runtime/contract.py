@@ -1,8 +1,8 @@
 """The contract: what a model takes and gives, by name, written into the model's own metadata.
 
-Exported files carry it as JSON under the metadata key ``posewarp.contract``; every backend reads it, checks the
-caller's arrays against it and binds them by name. A file without it still opens: its contract is then what the
-runtime declares of its inputs and outputs.
+Exported files carry it as JSON under the metadata key ``posewarp.contract``; a session reads it, checks the
+caller's arrays against it and binds them by name. A file without it still opens: its contract is then
+what the runtime library declares of its inputs and outputs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from posewarp.runtime.errors import ContractError
 
 METADATA_KEY = "posewarp.contract"
 
-# Inputs that may arrive wider than declared: numpy's default float, and the ints of a hand-written keypoint list.
-_LOSSLESS_ENOUGH = {"float32": ("float64", "float16", "int64", "int32", "int16", "uint8")}
+# What may arrive where float32 is declared: numpy's default float, the ints of a hand-written keypoint list.
+# Not uint8: that is a picture, whose range of values is not the network's.
+_LOSSLESS_ENOUGH = {"float32": ("float64", "float16", "int64", "int32")}
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Contract:
     """Inputs and outputs of a model, and what they mean.
 
     Attributes:
-        io: ``image`` (uint8 pictures and keypoints in pixels), ``tensors`` (normalised images and heat maps), or
-            ``custom`` (a user's own network).
+        io: ``image`` (uint8 pictures and keypoints in pixels), ``tensors`` (normalised images and heat maps),
+            or ``custom`` (a user's own network).
         inputs, outputs: the tensors, in the model's order; they are bound by name.
-        settings: what a caller must know besides, all plain JSON: ``height``, ``width`` (pixels, the network's
-            own size), ``size_multiple`` (where height and width are dynamic), ``heatmap_sigma_px``,
-            ``heatmap_kind``, ``keypoint_order``, ``flow`` (the internal tensor that holds the flow in pixels of
-            the feature map, (N, 2, H/4, W/4)).
+        settings: what a caller must know besides, all plain JSON: ``height``, ``width`` (pixels, the
+            network's own size), ``size_multiple`` (where height and width are dynamic), ``heatmap_sigma_px``,
+            ``heatmap_kind``, ``keypoint_order``, ``flow`` (the internal tensor that holds the flow in pixels
+            of the feature map, (N, 2, H/4, W/4)).
     """
 
     io: str
@@ -84,8 +85,8 @@ class Contract:
     def prepare(self, feeds: Mapping[str, object]) -> dict[str, np.ndarray]:
         """Check arrays against the inputs and make them fit for a runtime: native byte order, contiguous.
 
-        float64, float16 and integer values are cast where float32 is declared; any other difference of type is
-        refused, since it says that a wrong array was passed.
+        float64, float16 and integers are cast where float32 is declared. Any other difference of type is
+        refused, since it says that a wrong array was passed: a uint8 picture for a normalised one.
 
         Args:
             feeds: one array-like for each input, by name.
@@ -95,7 +96,17 @@ class Contract:
         """
         self._check_names(feeds)
         sizes: dict[str, tuple[int, str]] = {}
-        return {spec.name: self._fit(spec, feeds[spec.name], sizes) for spec in self.inputs}
+        arrays = {spec.name: self._fit(spec, feeds[spec.name], sizes) for spec in self.inputs}
+        multiple = int(self.settings.get("size_multiple", 1))
+        for axis in ("height", "width"):
+            size, name = sizes.get(axis, (multiple, ""))
+            if size % multiple:
+                raise ContractError(
+                    f"input {name} has {axis} {size}, expected a multiple of {multiple}; scale or pad it",
+                    got=size,
+                    expected=multiple,
+                )
+        return arrays
 
     def _check_names(self, feeds: Mapping[str, object]) -> None:
         wanted = [spec.name for spec in self.inputs]
@@ -105,21 +116,23 @@ class Contract:
             parts = [f"missing input {', '.join(missing)}"] if missing else []
             parts += [f"unknown input {', '.join(map(str, unknown))}"] if unknown else []
             raise ContractError(
-                f"{' and '.join(parts)}; the model takes {', '.join(wanted)}", got=list(feeds), expected=wanted
+                f"{' and '.join(parts)}; the model takes {', '.join(wanted)}",
+                got=list(feeds),
+                expected=wanted,
             )
 
     @staticmethod
     def _fit(spec: TensorSpec, value: object, sizes: dict[str, tuple[int, str]]) -> np.ndarray:
         try:
             array = np.asarray(value)
-        except ValueError as exc:  # a ragged nested list
+        except (ValueError, TypeError, RuntimeError) as exc:  # a ragged list, a torch tensor on a GPU
             raise ContractError(f"input {spec.name} is not an array: {exc}", expected=str(spec)) from exc
         wanted = np.dtype(spec.dtype)
         native = array.dtype.newbyteorder("=")
         if native != wanted and native.name not in _LOSSLESS_ENOUGH.get(spec.dtype, ()):
             raise ContractError(
-                f"input {spec.name} has type {array.dtype}, expected {spec.dtype}; convert it, with the value range "
-                "that the contract says",
+                f"input {spec.name} has type {array.dtype}, expected {spec.dtype}; convert it, "
+                "and its range of values too",
                 got=str(array.dtype),
                 expected=spec.dtype,
             )
@@ -142,16 +155,17 @@ class Contract:
                 first_size, first_name = sizes.setdefault(declared, (size, spec.name))
                 if size != first_size:
                     raise ContractError(
-                        f"input {spec.name} has {declared} = {size}, but input {first_name} has {first_size}; "
-                        "they must agree",
+                        f"input {spec.name} has {declared} = {size}, "
+                        f"but input {first_name} has {first_size}; they must agree",
                         got=array.shape,
                         expected=spec.shape,
                     )
-        return np.ascontiguousarray(array, dtype=wanted)
+        # Not ascontiguousarray, which gives a scalar one axis.
+        return np.asarray(array, dtype=wanted, order="C")
 
 
 def _spec(entry: Mapping[str, object]) -> TensorSpec:
     shape = entry["shape"]
-    if not isinstance(shape, list):
-        raise TypeError("shape is not a list")
+    if not isinstance(shape, list) or not all(isinstance(size, (int, str)) for size in shape):
+        raise TypeError(f"shape {shape} is not a list of numbers and names")
     return TensorSpec(str(entry["name"]), str(entry["dtype"]), tuple(shape))

@@ -1,7 +1,7 @@
 """Every error that posewarp raises on purpose.
 
     PosewarpError
-    ├── ContractError     an input, or a model's declared inputs and outputs, is not what was promised (also ValueError)
+    ├── ContractError     an input, or a model's inputs and outputs, are not as promised (also a ValueError)
     ├── CheckpointError   a checkpoint cannot be read, or does not fit the network
     ├── ExportError       a network cannot be written as ONNX, or the file failed its own proof
     ├── EngineError       an engine cannot be built, loaded or run

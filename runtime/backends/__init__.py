@@ -1,1 +1,75 @@
-"""One module a library that runs models; each imports its library when a session opens, not before."""
+"""Backends: one module for each library that runs model files, which is imported when it opens one.
+
+A backend only opens and runs; what a caller passes is checked before, by the session. To add one: a module
+here with an ``open_model`` function of the same signature, and its suffix in ``_BY_SUFFIX``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from posewarp.runtime.contract import TensorSpec
+from posewarp.runtime.errors import BackendError
+
+DEVICES = ("cpu", "cuda", "auto")
+
+_BY_SUFFIX = {".onnx": "onnxruntime"}
+
+
+class Backend(Protocol):
+    """An opened model.
+
+    Attributes:
+        name: the library and its version.
+        device: what it runs on, ``cpu`` or ``cuda``; never ``auto``.
+        metadata: the flat strings that the file carries.
+        inputs, outputs: as the library declares them; outputs that were asked for besides come last.
+    """
+
+    name: str
+    device: str
+    metadata: dict[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once; callable from several threads. The arrays returned belong to the caller.
+
+        Raises: BackendError if the library fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the library holds."""
+        ...
+
+
+def open_model(path: Path, device: str, threads: int, extra_outputs: Sequence[str]) -> Backend:
+    """Open a model file with the backend that its suffix names.
+
+    Args:
+        path: the file.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        threads: CPU threads to use.
+        extra_outputs: internal tensors to return besides the outputs.
+
+    Raises: BackendError if file, library or device are not there, or the file is refused; ContractError if an
+        extra output does not exist.
+    """
+    if device not in DEVICES:
+        raise BackendError(
+            f"no device {device!r}; there are {', '.join(DEVICES)}", got=device, expected=DEVICES
+        )
+    if path.suffix not in _BY_SUFFIX:
+        raise BackendError(
+            f"{path} is not a model file that can be run; known are {', '.join(_BY_SUFFIX)} files"
+        )
+    if not path.is_file():
+        raise BackendError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    module = import_module(f"{__name__}.{_BY_SUFFIX[path.suffix]}")
+    return module.open_model(path, device, threads, extra_outputs)
