@@ -1,0 +1,150 @@
+"""Pairs of pictures of synthetic people: the same person before the same background in two poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from posewarp.models.data import body
+from posewarp.models.data.figure import render
+from posewarp.models.data.garments import Appearance, sample_appearance
+from posewarp.runtime.errors import DataError
+
+SPLITS = ("train", "test")
+SAME_VIEW = 0.75  # of the pairs; the others turn to a view of their own
+DROPOUT = 0.02  # of the keypoints, as a detector would miss them
+ATTEMPTS = 40
+CANDIDATES = 20
+COVERAGE = (0.25, 0.60)
+DISPLACEMENT = (0.05, 0.25)
+CENTRE_DISTANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A training example.
+
+    Attributes:
+        source_image, target_image: uint8 (H, W, 3), RGB.
+        source_keypoints, target_keypoints: float32 (18, 2), (x, y) in pixels, OpenPose COCO-18 order; (-1, -1) for
+            missing.
+        garment_mask: bool (H, W), the target's visible garment pixels.
+    """
+
+    source_image: np.ndarray
+    target_image: np.ndarray
+    source_keypoints: np.ndarray
+    target_keypoints: np.ndarray
+    garment_mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a pair shows, before it is drawn; ``figure.render`` draws either pose at any size of this aspect."""
+
+    appearance: Appearance
+    source_pose: body.Pose
+    target_pose: body.Pose
+
+
+class SyntheticPeople:
+    """Synthetic people, made when asked for; the same (seed, split, index) always gives the same pair.
+
+    In each picture the person covers 25 to 60 % of the frame. Between the two, the median displacement of the
+    joints seen in both is 5 to 25 % of the height, and the centres of the persons' bounding boxes agree within 5 %
+    of height and width. Garments of the test split have hues that no garment of the training split has.
+
+    Args:
+        height, width: of the pictures, in pixels; made for aspects (width over height) of 0.4 to 1.
+        seed: of the whole set.
+        split: "train" or "test".
+        length: of the set.
+
+    Raises: DataError for an unknown split.
+    """
+
+    def __init__(self, height: int, width: int, seed: int = 0, split: str = "train", length: int = 100_000):
+        if split not in SPLITS:
+            raise DataError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
+        self.height, self.width = height, width
+        self.seed, self.split, self.length = seed, split, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Pair:
+        return self._make(index)[1]
+
+    def scene(self, index: int) -> Scene:
+        """Appearance and poses of a pair."""
+        return self._make(index)[0]
+
+    def _make(self, index: int) -> tuple[Scene, Pair]:
+        if not 0 <= index < self.length:
+            raise IndexError(f"index {index} is outside a set of {self.length} pairs")
+        rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
+        for _ in range(ATTEMPTS):
+            scene = _sample_scene(rng, self.split, self.width / self.height)
+            source = render(scene.appearance, scene.source_pose, self.height, self.width)
+            if not COVERAGE[0] <= source[3].mean() <= COVERAGE[1]:
+                continue
+            target = render(scene.appearance, scene.target_pose, self.height, self.width)
+            pair = Pair(source[0], target[0], _drop(rng, source[1]), _drop(rng, target[1]), target[2])
+            if _acceptable(pair, source[3], target[3]):
+                return scene, pair
+        raise DataError(
+            f"no pair fits a frame of {self.height}x{self.width}; choose an aspect between 0.4 and 1"
+        )
+
+
+def _sample_scene(rng: np.random.Generator, split: str, aspect: float) -> Scene:
+    appearance = sample_appearance(rng, split)
+    # A wide frame is filled by coming closer, the legs cropped, as in fashion photographs.
+    zoom = rng.uniform((aspect / 0.5) ** 0.6, 1.04 * aspect / 0.5) if aspect > 0.5 else 1.0
+    centre = rng.uniform(-0.02, 0.02, 2)
+    yaw = sample = body.sample_yaw(rng)
+    if rng.random() >= SAME_VIEW:
+        sample = body.sample_yaw(rng)
+    turned = sample + np.deg2rad(rng.normal(0, 8))
+
+    def candidates(count: int, yaw: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        joints, head_yaw = body.sample_figures(rng, count, yaw)
+        joints, scale, outside = body.place(joints, zoom, centre + rng.uniform(-0.01, 0.01, 2), aspect)
+        return joints, scale, outside, head_yaw
+
+    joints, scale, outside, head_yaw = candidates(4, yaw)
+    best = int(np.argmin(outside))
+    source = body.Pose(joints[best], float(scale[best]), yaw, float(head_yaw[best]))
+
+    wanted = np.clip(rng.normal(0.145, 0.03), 0.09, 0.21)
+    joints, scale, outside, head_yaw = candidates(CANDIDATES, turned)
+    moved = np.linalg.norm((joints - source.joints)[:, : body.KEYPOINTS, :2], axis=-1)
+    best = int(np.argmin(np.abs(np.median(moved, axis=1) - wanted) + 0.5 * outside))
+    target = body.Pose(joints[best], float(scale[best]), float(turned), float(head_yaw[best]))
+    return Scene(appearance, source, target)
+
+
+def _drop(rng: np.random.Generator, keypoints: np.ndarray) -> np.ndarray:
+    keypoints[rng.random(body.KEYPOINTS) < DROPOUT] = -1
+    return keypoints
+
+
+def _acceptable(pair: Pair, source_mask: np.ndarray, target_mask: np.ndarray) -> bool:
+    height, width = source_mask.shape
+    if not COVERAGE[0] <= target_mask.mean() <= COVERAGE[1]:
+        return False
+    apart = np.abs(_box_centre(source_mask) - _box_centre(target_mask))
+    if (apart > (CENTRE_DISTANCE * width, CENTRE_DISTANCE * height)).any():
+        return False
+    both = (pair.source_keypoints[:, 0] >= 0) & (pair.target_keypoints[:, 0] >= 0)
+    if both.sum() < 6:
+        return False
+    moved = np.linalg.norm((pair.source_keypoints - pair.target_keypoints)[both], axis=1)
+    return bool(DISPLACEMENT[0] * height <= np.median(moved) <= DISPLACEMENT[1] * height)
+
+
+def _box_centre(mask: np.ndarray) -> np.ndarray:
+    """Centre (x, y) of a mask's bounding box, in pixels."""
+    ends = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (0, 1)]
+    return np.array(ends).mean(axis=1)
