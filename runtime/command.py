@@ -1,0 +1,24 @@
+"""How a command ends: 0 done, 1 failed, 2 misuse, 130 interrupted; and what it says then."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from posewarp.runtime.errors import PosewarpError
+
+
+def main(app: Callable[[], object]) -> None:
+    """Run a command. Errors of ours become one line on stderr, ``ClassName: message``, without a traceback.
+
+    Args:
+        app: parses ``sys.argv``, runs, and exits with 2 on misuse, as a Typer or Click application does.
+    """
+    try:
+        app()
+    except PosewarpError as exc:
+        # Quoted exceptions of other libraries may span lines.
+        print(f"{type(exc).__name__}: {' '.join(str(exc).split())}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
