@@ -27,9 +27,9 @@ class GeneratorConfig:
     blocks: int = 9
     # Convolutions in each of f, alpha and beta (eq. 2). Not in the paper.
     block_convs: int = 2
-    # Whether alpha passes a sigmoid: the text calls it an attention map, eq. 1 and 2 write none. Not in the paper.
+    # Whether alpha passes a sigmoid: the text calls it an attention map, eq. 1 and 2 write none.
     alpha_sigmoid: bool = False
-    # Spectral norm beside batch norm inside the incarnation blocks; the paper names encoders and decoder only.
+    # Spectral norm beside batch norm in the incarnation blocks; the paper names encoders and decoder only.
     block_spectral_norm: bool = False
     # Convolutions of the flow estimator before its last one. Not in the paper.
     flow_convs: int = 2
@@ -42,28 +42,38 @@ class GeneratorConfig:
     merge_convs: int = 2
     # The two skip connections warped by the resized flow, or as they are. Not in the paper.
     warp_skips: bool = True
-    # Ablation switches. Without patch generation the flow sees (s_0, t_0) and merging gets the warped features
-    # alone; without patch transfer merging gets s_n alone and the skips stay unwarped.
+    # Ablation switches. Without patch generation the flow sees (s_0, t_0) and merging gets the warped
+    # features alone; without patch transfer merging gets s_n alone and the skips stay unwarped.
     patch_generation: bool = True
     patch_transfer: bool = True
-    # Heat maps: standard deviation in pixels, and "gaussian" or "delta" (a single one at the rounded keypoint,
-    # what checkpoints of the PATN family were trained on). Not in the paper.
+    # Heat maps: standard deviation in pixels, and "gaussian" or "delta" (a single one at the pixel that holds
+    # the keypoint, what checkpoints of the PATN family were trained on). Not in the paper.
     heatmap_sigma_px: float = 6.0
     heatmap_kind: str = "gaussian"
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value, wanted = getattr(self, f.name), type(f.default)
+            if type(value) is not wanted and not (wanted is float and type(value) is int):
+                raise ContractError(f"{f.name} is {value!r}, expected {wanted.__name__}")
         for name in ("height", "width"):
             if getattr(self, name) < 8 or getattr(self, name) % 4:
                 raise ContractError(f"{name} is {getattr(self, name)}, expected a multiple of 4, at least 8")
         for name in ("base_width", "blocks", "block_convs", "flow_passes", "merge_convs"):
             if getattr(self, name) < 1:
                 raise ContractError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.flow_convs < 0:
+            raise ContractError(f"flow_convs is {self.flow_convs}, expected at least 0")
+        if not self.heatmap_sigma_px > 0:
+            raise ContractError(f"heatmap_sigma_px is {self.heatmap_sigma_px}, expected more than 0")
         if self.border not in ("zeros", "border"):
             raise ContractError(f"border is {self.border!r}, expected 'zeros' or 'border'")
         if self.heatmap_kind not in ("gaussian", "delta"):
             raise ContractError(f"heatmap_kind is {self.heatmap_kind!r}, expected 'gaussian' or 'delta'")
         if not (self.patch_generation or self.patch_transfer):
-            raise ContractError("patch_generation and patch_transfer are both off; nothing would be generated")
+            raise ContractError(
+                "patch_generation and patch_transfer are both off; nothing would be generated"
+            )
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> GeneratorConfig:

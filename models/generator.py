@@ -85,11 +85,15 @@ class Generator(nn.Module):
 
 
 def _check(image: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> None:
-    height, width = image.shape[-2:]
-    if height % 4 or width % 4:
-        raise ContractError(f"source_image is {height} x {width}, expected a height and width divisible by 4")
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ContractError(f"source_image has shape {tuple(image.shape)}, expected (B, 3, H, W)")
+    batch, _, height, width = image.shape
+    if height < 8 or width < 8 or height % 4 or width % 4:  # a warp needs two feature pixels to span [-1, 1]
+        raise ContractError(
+            f"source_image is {height} x {width}, expected a height and width divisible by 4, at least 8"
+        )
     for name, maps in (("source_heatmaps", source_heatmaps), ("target_heatmaps", target_heatmaps)):
-        if maps.shape[1:] != (KEYPOINTS, height, width):
+        if maps.shape != (batch, KEYPOINTS, height, width):
             raise ContractError(
-                f"{name} has shape {tuple(maps.shape)}, expected (B, {KEYPOINTS}, {height}, {width})"
+                f"{name} has shape {tuple(maps.shape)}, expected ({batch}, {KEYPOINTS}, {height}, {width})"
             )
