@@ -50,4 +50,4 @@ class PatchTransfer(nn.Module):
         trunk = self.trunk(torch.cat((features, estimate), dim=1))
         # In fp32 under autocast too: bf16 keeps 8 bits, so a flow of 8 px would be rounded by up to 0.03 px.
         with torch.autocast(trunk.device.type, enabled=False):
-            return self.head(trunk.float())
+            return self.head(trunk.to(self.head.weight.dtype))

@@ -1,4 +1,4 @@
-"""Warping by a flow in pixels, eq. 3 of the paper. The only place in models/ that knows of ``align_corners``."""
+"""Warping by a flow in pixels, eq. 3 of the paper. Nothing else in models/ knows of ``align_corners``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from posewarp.runtime.errors import ContractError
 def to_grid(flow: Tensor) -> Tensor:
     """Turn offsets in pixels into the absolute normalised positions that ``grid_sample`` reads.
 
-    Convention: pixel centres at integers (align_corners=True), so -1 and 1 are the centres of the outer pixels.
-    The base grid is built by ``arange``: ``linspace`` is folded to a constant by the ONNX exporter and would
-    freeze height and width.
+    Convention: pixel centres at integers (align_corners=True), so -1 and 1 are the centres of the outer
+    pixels. The base grid is built by ``arange``: ``torch.export`` makes constants of ``linspace``'s sizes.
 
     Args:
-        flow: (B, 2, H, W), fp32, channel 0 = x, in pixels; H and W at least 2.
+        flow: (B, 2, H, W), fp32 or fp64, channel 0 = x, in pixels; H and W at least 2.
 
-    Returns: (B, H, W, 2), fp32, normalised (x, y).
+    Returns: (B, H, W, 2), dtype of ``flow``, normalised (x, y).
     """
     height, width = flow.shape[-2:]
-    x = torch.arange(width, device=flow.device, dtype=torch.float32)  # (W)
-    y = torch.arange(height, device=flow.device, dtype=torch.float32).unsqueeze(1)  # (H, 1)
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype)  # (W)
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype).unsqueeze(1)  # (H, 1)
     grid_x = (flow[:, 0] + x) * (2.0 / (width - 1)) - 1.0  # (B, H, W)
     grid_y = (flow[:, 1] + y) * (2.0 / (height - 1)) - 1.0  # (B, H, W)
     return torch.stack((grid_x, grid_y), dim=-1)
@@ -33,28 +32,32 @@ def warp(features: Tensor, flow: Tensor, border: str = "zeros") -> Tensor:
     """Sample each feature map at positions displaced by a flow field (backward warp), eq. 3 of the paper.
 
     out[b, c, y, x] = sum over the 4 neighbours (i, j) of (x + u, y + v) of
-                      features[b, c, j, i] * (1 - |x + u - i|) * (1 - |y + v - j|),   (u, v) = flow[b, :, y, x]
+                      features[b, c, j, i] * (1 - |x + u - i|) * (1 - |y + v - j|),
+                      where (u, v) = flow[b, :, y, x]
 
-    Convention: pixel centres at integers, x right, y down; what lies outside counts as zero, or as the nearest
-    pixel with ``border="border"``.
+    Convention: pixel centres at integers, x right, y down; what lies outside counts as zero, or as the
+    nearest pixel with ``border="border"``.
 
     Args:
-        features: (B, C, H, W), any floating type; it is sampled in fp32.
-        flow: (B, 2, H, W), fp32, channel 0 = x, in pixels of ``features`` (not of the image).
+        features: (B, C, H, W), any floating type; it is sampled in the type of ``flow``.
+        flow: (B, 2, H, W), fp32 (fp64 in a reference network), channel 0 = x, in pixels of ``features``
+            (not of the image).
         border: "zeros" or "border".
 
     Returns: (B, C, H, W), dtype of ``features``. Zero flow returns ``features``, to rounding.
-    Raises: ContractError if the sizes differ or flow is not fp32.
+    Raises: ContractError if the sizes differ or flow is of a half type.
     """
-    if flow.dtype != torch.float32:
-        raise ContractError(f"flow is {flow.dtype}, expected torch.float32; coordinates are never rounded to half")
+    if flow.dtype not in (torch.float32, torch.float64):
+        raise ContractError(
+            f"flow is {flow.dtype}, expected torch.float32; coordinates are never rounded to half"
+        )
     if flow.shape[0] != features.shape[0] or flow.shape[1] != 2 or flow.shape[-2:] != features.shape[-2:]:
         raise ContractError(
             f"flow has shape {tuple(flow.shape)}, expected (B, 2, H, W) of features {tuple(features.shape)}; "
             "resize it first with resize_flow"
         )
     sampled = F.grid_sample(
-        features.float(), to_grid(flow), mode="bilinear", padding_mode=border, align_corners=True
+        features.to(flow.dtype), to_grid(flow), mode="bilinear", padding_mode=border, align_corners=True
     )
     return sampled.to(features.dtype)
 
@@ -66,10 +69,10 @@ def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
     normalised position that a pixel reads from is the same in both maps, and zero flow stays zero.
 
     Args:
-        flow: (B, 2, h, w), fp32, channel 0 = x, in pixels of its own map.
+        flow: (B, 2, h, w), channel 0 = x, in pixels of its own map.
         height, width: pixels of the other map.
 
-    Returns: (B, 2, height, width), fp32, in pixels of that map.
+    Returns: (B, 2, height, width), dtype of ``flow``, in pixels of that map.
     """
     old_height, old_width = flow.shape[-2:]
     resized = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=True)
