@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+
+from posewarp.runtime.errors import DataError, ExportError
+from posewarp.runtime.files import atomic_write, check_writable, sha256
+
+
+def fail_halfway(path, failure):
+    path.write_text("half")
+    raise failure
+
+
+def test_file_appears_whole(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("old")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == path.parent
+        assert temporary.suffix == ".onnx"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_failure_leaves_nothing_and_keeps_the_old_file(tmp_path, failure):
+    path = tmp_path / "m"
+    path.write_text("old")
+    with pytest.raises(failure), atomic_write(path) as temporary:
+        fail_halfway(temporary, failure)
+    assert os.listdir(tmp_path) == ["m"]
+    assert path.read_text() == "old"
+
+
+def test_full_disk_is_mapped_to_the_error_that_was_passed(tmp_path):
+    path = tmp_path / "m"
+    with (
+        pytest.raises(ExportError, match="m cannot be written: No space left"),
+        atomic_write(path, ExportError) as temporary,
+    ):
+        fail_halfway(temporary, OSError(28, "No space left on device"))
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("write", [check_writable, lambda path: atomic_write(path).__enter__()])
+def test_impossible_places_are_told_before_the_work(tmp_path, write):
+    with pytest.raises(DataError, match=r"gone/m cannot be written: the folder .* does not exist"):
+        write(tmp_path / "gone" / "m")
+    with pytest.raises(DataError, match="it is a folder"):
+        write(tmp_path)
+    with pytest.raises(DataError, match="/dev/null cannot be written: it is not a plain file"):
+        write("/dev/null")
+    (tmp_path / "m").touch()
+    with pytest.raises(DataError, match="does not exist"):
+        write(tmp_path / "m" / "n")
+
+
+def test_read_only_folder_is_refused():
+    # /proc refuses new files even to root, which plain permissions do not.
+    with pytest.raises(DataError, match="/proc/m cannot be written"):
+        check_writable("/proc/m")
+
+
+def test_check_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "m")
+    assert not os.listdir(tmp_path)
+
+
+def test_symbolic_link_stays_one(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with atomic_write(tmp_path / "link") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "x"
+
+
+def test_new_file_has_ordinary_permissions(tmp_path):
+    old = os.umask(0o022)
+    try:
+        with atomic_write(tmp_path / "m") as temporary:
+            temporary.touch()
+    finally:
+        os.umask(old)
+    assert (tmp_path / "m").stat().st_mode & 0o777 == 0o644
+
+
+def test_sha256_is_of_the_whole_file(tmp_path):
+    data = bytes(range(256)) * 8192  # 2 MiB: more than one read
+    (tmp_path / "m").write_bytes(data)
+    assert sha256(tmp_path / "m") == hashlib.sha256(data).hexdigest()
+    with pytest.raises(DataError, match="gone cannot be read: No such file"):
+        sha256(tmp_path / "gone")
