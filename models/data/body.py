@@ -1,8 +1,8 @@
 """The articulated figure: joint angles, forward kinematics, and its place in the frame.
 
-Convention: x right, y down, z towards the viewer, projection along z. Lengths are in body heights until ``place``.
-A yaw of 0 faces the viewer, so the person's right side is on the picture's left; a yaw of +90 degrees faces the
-picture's right.
+Convention: x right, y down, z towards the viewer, projection along z. Lengths are in body heights until
+``place``. A yaw of 0 faces the viewer, so the person's right side is on the picture's left; a yaw of +90
+degrees faces the picture's right.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ NOSE, NECK, R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST, R_HIP, R
 L_HIP, L_KNEE, L_ANKLE, R_EYE, L_EYE, R_EAR, L_EAR = range(11, 18)
 HEAD, PELVIS, R_HAND, L_HAND, R_TOE, L_TOE = range(18, 24)  # joints that are no keypoints
 JOINTS = 24
+FACE = (NOSE, R_EYE, L_EYE, R_EAR, L_EAR)
 
 SHOULDER_HALF, HIP_HALF = 0.106, 0.062
 TORSO, NECK_TO_HEAD = 0.315, 0.115
@@ -34,8 +35,8 @@ class Pose:
     """A figure placed in a frame.
 
     Attributes:
-        joints: (JOINTS, 3), fp64: the 18 keypoints, then the joints that are none. In frame heights: x from the
-            frame's vertical middle line, y from its top, z towards the viewer.
+        joints: (JOINTS, 3), fp64: the 18 keypoints, then the joints that are none. In frame heights: x from
+            the frame's vertical middle line, y from its top, z towards the viewer.
         scale: body height, in frame heights.
         yaw, head_yaw: which way torso and head face, in radians.
     """
@@ -121,14 +122,14 @@ def sample_figures(rng: np.random.Generator, count: int, yaw: float) -> tuple[np
     across, down = np.cos(head_roll)[:, None], np.sin(head_roll)[:, None]
     x, y = face[..., 0] * across - face[..., 1] * down, face[..., 0] * down + face[..., 1] * across
     face[..., 0], face[..., 1] = x, y
-    joints[:, [NOSE, R_EYE, L_EYE, R_EAR, L_EAR]] = joints[:, HEAD, None] + face
+    joints[:, FACE] = joints[:, HEAD, None] + face
     return joints, head_yaw
 
 
 def place(
     joints: np.ndarray, zoom: float, centre: np.ndarray, aspect: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Put figures into a frame: centred, or, where taller than the frame, with the head just below its top edge.
+    """Put figures into a frame: centred, or, where taller than the frame, the head just below its top edge.
 
     Args:
         joints: (n, JOINTS, 3), in body heights.
@@ -136,8 +137,8 @@ def place(
         centre: (2,), x and y offset of the figures' centres from the frame's, in frame heights.
         aspect: frame width over height.
 
-    Returns: joints (n, JOINTS, 3) in frame heights as in ``Pose``; scale (n,); how far each reaches out of the
-        frame sideways (n,), in frame heights.
+    Returns: joints (n, JOINTS, 3) in frame heights as in ``Pose``; scale (n,); how much wider than the frame
+        each is (n,), in frame heights.
     """
     low = (joints - REACH[:, None]).min(axis=1)[:, :2]
     high = (joints + REACH[:, None]).max(axis=1)[:, :2]

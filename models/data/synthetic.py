@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from posewarp.models.data import body
+from posewarp.models.data.appearance import Appearance, sample_appearance
 from posewarp.models.data.figure import render
-from posewarp.models.data.garments import Appearance, sample_appearance
 from posewarp.runtime.errors import DataError
 
 SPLITS = ("train", "test")
@@ -27,8 +27,8 @@ class Pair:
 
     Attributes:
         source_image, target_image: uint8 (H, W, 3), RGB.
-        source_keypoints, target_keypoints: float32 (18, 2), (x, y) in pixels, OpenPose COCO-18 order; (-1, -1) for
-            missing.
+        source_keypoints, target_keypoints: float32 (18, 2), (x, y) in pixels, OpenPose COCO-18 order;
+            (-1, -1) for missing.
         garment_mask: bool (H, W), the target's visible garment pixels.
     """
 
@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a pair shows, before it is drawn; ``figure.render`` draws either pose at any size of this aspect."""
+    """What a pair shows; ``figure.render`` draws the appearance in either pose, or in any other."""
 
     appearance: Appearance
     source_pose: body.Pose
@@ -52,8 +52,8 @@ class SyntheticPeople:
     """Synthetic people, made when asked for; the same (seed, split, index) always gives the same pair.
 
     In each picture the person covers 25 to 60 % of the frame. Between the two, the median displacement of the
-    joints seen in both is 5 to 25 % of the height, and the centres of the persons' bounding boxes agree within 5 %
-    of height and width. Garments of the test split have hues that no garment of the training split has.
+    joints seen in both is 5 to 25 % of the height, and the centres of the persons' bounding boxes agree
+    within 5 % of height and width. Garments of the test split have hues that no garment of the training split has.
 
     Args:
         height, width: of the pictures, in pixels; made for aspects (width over height) of 0.4 to 1.
@@ -101,28 +101,30 @@ class SyntheticPeople:
 def _sample_scene(rng: np.random.Generator, split: str, aspect: float) -> Scene:
     appearance = sample_appearance(rng, split)
     # A wide frame is filled by coming closer, the legs cropped, as in fashion photographs.
-    zoom = rng.uniform((aspect / 0.5) ** 0.6, 1.04 * aspect / 0.5) if aspect > 0.5 else 1.0
+    zoom = rng.uniform((2 * aspect) ** 0.6, 2.08 * aspect) if aspect > 0.5 else 1.0
     centre = rng.uniform(-0.02, 0.02, 2)
-    yaw = sample = body.sample_yaw(rng)
-    if rng.random() >= SAME_VIEW:
-        sample = body.sample_yaw(rng)
-    turned = sample + np.deg2rad(rng.normal(0, 8))
+    source_yaw = body.sample_yaw(rng)
+    target_yaw = source_yaw if rng.random() < SAME_VIEW else body.sample_yaw(rng)
+    target_yaw += float(np.deg2rad(rng.normal(0, 8)))
 
-    def candidates(count: int, yaw: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        joints, head_yaw = body.sample_figures(rng, count, yaw)
-        joints, scale, outside = body.place(joints, zoom, centre + rng.uniform(-0.01, 0.01, 2), aspect)
-        return joints, scale, outside, head_yaw
-
-    joints, scale, outside, head_yaw = candidates(4, yaw)
-    best = int(np.argmin(outside))
-    source = body.Pose(joints[best], float(scale[best]), yaw, float(head_yaw[best]))
-
-    wanted = np.clip(rng.normal(0.145, 0.03), 0.09, 0.21)
-    joints, scale, outside, head_yaw = candidates(CANDIDATES, turned)
-    moved = np.linalg.norm((joints - source.joints)[:, : body.KEYPOINTS, :2], axis=-1)
-    best = int(np.argmin(np.abs(np.median(moved, axis=1) - wanted) + 0.5 * outside))
-    target = body.Pose(joints[best], float(scale[best]), float(turned), float(head_yaw[best]))
+    # Arms that reach out of the frame are lost: of a few postures, the narrowest.
+    poses, outside = _sample_poses(rng, 4, source_yaw, zoom, centre, aspect)
+    source = poses[int(np.argmin(outside))]
+    # Of more, the one that moves the joints about as far as wanted: typically 12 to 15 % of the height.
+    wanted = np.clip(rng.normal(0.155, 0.03), 0.09, 0.21)
+    poses, outside = _sample_poses(rng, CANDIDATES, target_yaw, zoom, centre, aspect)
+    moved = np.linalg.norm([(p.joints - source.joints)[: body.KEYPOINTS, :2] for p in poses], axis=-1)
+    target = poses[int(np.argmin(np.abs(np.median(moved, axis=1) - wanted) + 0.5 * outside))]
     return Scene(appearance, source, target)
+
+
+def _sample_poses(
+    rng: np.random.Generator, count: int, yaw: float, zoom: float, centre: np.ndarray, aspect: float
+) -> tuple[list[body.Pose], np.ndarray]:
+    """Poses of one view about a centre, and how much wider than the frame each is, in frame heights."""
+    joints, head_yaw = body.sample_figures(rng, count, yaw)
+    joints, scale, outside = body.place(joints, zoom, centre + rng.uniform(-0.01, 0.01, 2), aspect)
+    return [body.Pose(joints[i], float(scale[i]), yaw, float(head_yaw[i])) for i in range(count)], outside
 
 
 def _drop(rng: np.random.Generator, keypoints: np.ndarray) -> np.ndarray:
