@@ -26,7 +26,7 @@ class Painter:
         self.labels = np.zeros(image.shape[:2], dtype=np.uint8)
 
     def paint(self, outline: np.ndarray, sprite: np.ndarray, to_sprite: np.ndarray, label: int) -> None:
-        """Fill an outline (n, 2) in px with a sprite; ``to_sprite`` (2, 3) maps px to its columns and rows."""
+        """Fill an outline (n, 2) in px with a sprite; ``to_sprite`` (2, 3) maps px to its columns, rows."""
         height, width = self.labels.shape
         points = np.rint(outline * 16).astype(np.int32)  # 4 fractional bits
         (left, top), (right, bottom) = (points.min(axis=0) >> 4).tolist(), (points.max(axis=0) >> 4).tolist()

@@ -53,7 +53,7 @@ class SyntheticPeople:
 
     In each picture the person covers 25 to 60 % of the frame. Between the two, the median displacement of the
     joints seen in both is 5 to 25 % of the height, and the centres of the persons' bounding boxes agree
-    within 5 % of height and width. Garments of the test split have hues that no garment of the training split has.
+    within 5 % of height and width. No garment of the test split has a hue that one of the training split has.
 
     Args:
         height, width: of the pictures, in pixels; made for aspects (width over height) of 0.4 to 1.
