@@ -32,6 +32,10 @@ class PosewarpError(Exception):
         self.fix = fix
 
 
+class PosewarpWarning(UserWarning):
+    """Something of the input was set aside, and the work went on: what, and why."""
+
+
 class ContractError(PosewarpError, ValueError):
     """An input, or a model's declared inputs and outputs, is not what was promised."""
 
