@@ -16,7 +16,9 @@ from posewarp.models.state_dict import listed
 from posewarp.runtime.errors import CheckpointError, ContractError
 
 _ORIGINAL = "parametrizations.weight.original"
-# Singular vectors saved as fp16 or bf16 are off unit length by about 1e-4; averaged ones by far more.
+# Counts batches in training only: absent in files of old torch, a float where an EMA went over all buffers.
+_COUNTER = ".num_batches_tracked"
+# A singular vector is off unit length by 1e-7, an averaged one by far more.
 _NORM_TOLERANCE = 1e-3
 
 
@@ -60,19 +62,17 @@ def fill(generator: Generator, tensors: Mapping[str, Tensor], file: object) -> l
     notes = _drop_folded_spectral_norm(generator, tensors)
     expected = generator.state_dict()
     _check_fit(generator.config, expected, tensors, file)
-    dtypes = {str(tensors[name].dtype) for name, value in expected.items() if value.is_floating_point()}
-    if dtypes != {"torch.float32"}:
-        notes.append(
-            f"weights: stored as {', '.join(sorted(dtypes)).replace('torch.', '')}, converted to fp32"
-        )
-    # num_batches_tracked, absent in files of old torch, plays no part in eval mode.
+    dtypes = {tensors[name].dtype for name, value in expected.items() if value.is_floating_point()}
+    if dtypes != {torch.float32}:
+        stored = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        notes.append(f"weights: stored as {stored}, converted to fp32")
     state = {name: tensors[name].detach().to(expected[name].dtype) for name in expected if name in tensors}
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{file} holds values that are not finite, in {listed(broken)}; take an earlier checkpoint"
         )
-    notes += _recompute_averaged_vectors(state)
+    notes += _recompute_averaged_vectors(state, max(torch.finfo(dtype).eps for dtype in dtypes))
     generator.load_state_dict(state, strict=False)  # names and shapes are checked above
     return notes
 
@@ -136,12 +136,12 @@ def _check_fit(
     config: GeneratorConfig, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: object
 ) -> None:
     problems = {
-        "missing": [n for n in expected if n not in tensors and not n.endswith(".num_batches_tracked")],
+        "missing": [n for n in expected if n not in tensors and not n.endswith(_COUNTER)],
         "unexpected": [n for n in tensors if n not in expected],
         "of another shape": [
             f"{name} (got {_kind(tensors[name])}, expected {_kind(value)})"
             for name, value in expected.items()
-            if name in tensors and _kind(tensors[name]) != _kind(value)
+            if name in tensors and _kind(tensors[name]) != _kind(value) and not name.endswith(_COUNTER)
         ],
     }
     if not any(problems.values()):
@@ -173,16 +173,17 @@ def _kind(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)}" + ("" if tensor.is_floating_point() else f" {tensor.dtype}")
 
 
-def _recompute_averaged_vectors(state: dict[str, Tensor]) -> list[str]:
+def _recompute_averaged_vectors(state: dict[str, Tensor], rounding: float) -> list[str]:
     """Replace singular vectors that are not of unit length, as an EMA over all buffers leaves them.
 
     Their sigma = u . W v is too small by the product of the lengths, so every layer inflates its weights.
+    ``rounding`` is the relative one of the type that they were stored in.
     """
     shortest, layers = 1.0, 0
     for name in [name for name in state if name.endswith(_ORIGINAL)]:
         u_name, v_name = (name.replace("original", f"0._{vector}") for vector in "uv")
         norms = torch.stack((state[u_name].norm(), state[v_name].norm()))
-        if ((norms - 1).abs() <= _NORM_TOLERANCE).all():
+        if ((norms - 1).abs() <= max(_NORM_TOLERANCE, rounding)).all():
             continue
         layers, shortest = layers + 1, min(shortest, float(norms.min()))
         matrix = state[name].double().flatten(1)  # (out, in * k * k)
