@@ -108,8 +108,9 @@ class PoseTransfer:
         counts = {len(each) for each in (images, source_keypoints, target_keypoints, target_frames)}
         if len(counts) != 1 or not len(images):
             raise ContractError(
-                f"got {len(images)} images, {len(source_keypoints)} source keypoints, {len(target_keypoints)} "
-                f"target keypoints and {len(target_frames)} target frames; expected as many of each, at least one"
+                f"got {len(images)} images, {len(source_keypoints)} source keypoints, "
+                f"{len(target_keypoints)} target keypoints and {len(target_frames)} target frames; "
+                "expected as many of each, at least one"
             )
         fitted = [
             self.fit(*each)
