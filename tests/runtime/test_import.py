@@ -52,7 +52,7 @@ def test_that_check_can_fail(tmp_path):
     # A library file of that name is seen too, where no module is.
     library = tmp_path / "libcudart.so.13"
     library.write_bytes(b"x")
-    code = f"import mmap; m = mmap.mmap(open({str(library)!r}, 'r+b').fileno(), 1)"
+    code = f"import mmap; file = open({str(library)!r}, 'r+b'); mapped = mmap.mmap(file.fileno(), 1)"
     assert heavy_after(code) == ["libcudart.so.13"]
 
 
