@@ -115,8 +115,7 @@ def _check_size(image: np.ndarray, height: int, width: int) -> None:
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    if image.shape[:2] == (height, width):
-        return image.copy()
+    # To its own size, Pillow copies.
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 

@@ -17,11 +17,13 @@ def fail_halfway(path, failure):
 def test_file_appears_whole(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_text("old")
-    with atomic_write(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-        assert temporary.parent == path.parent
-        assert temporary.suffix == ".onnx"
+    with path.open() as reader:
+        with atomic_write(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+            assert temporary.parent == path.parent
+            assert temporary.suffix == ".onnx"
+        assert reader.read() == "old"  # whoever reads it keeps what was there
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["model.onnx"]
 

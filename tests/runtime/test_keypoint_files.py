@@ -204,7 +204,7 @@ def test_unreadable_files_are_named(tmp_path):
 
 def test_the_largest_and_surest_person_is_taken_and_said(read):
     small = POINTS * 0.2 + 50
-    doubtful = flat(POINTS + 3, 0.1)
+    doubtful = flat(POINTS * 1.2, 0.1)
     content = {
         "people": [{"pose_keypoints_2d": people} for people in (flat(small), flat(), doubtful, [0] * 54)]
     }
