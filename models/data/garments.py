@@ -22,7 +22,7 @@ GARMENT_LENGTH = 160
 HUE_SECTORS = 24
 TEST_SECTORS = frozenset(range(3, HUE_SECTORS, 4))
 # Of the second colour, at most this much: a pattern of moderate contrast is learnt sooner.
-CONTRAST = 0.8
+CONTRAST = 0.55
 PATTERNS = ("stripes", "bands", "checks", "dots", "logo", "print")
 LEG_PATTERNS = ("stripes", "bands", "checks", "dots", "print", "plain")
 
@@ -68,8 +68,8 @@ def rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 def _pattern(rng: np.random.Generator, pattern: str) -> np.ndarray:
     """How much of the accent colour each texel has, (GARMENT_LENGTH, TORSO_AROUND) in [0, 1]."""
-    # Periods of 4 to 12 px at a height of 128. A whole number of periods goes around, so there is no seam.
-    period = rng.uniform(9, 24)
+    # Periods of 6 to 14 px at a height of 128. A whole number of periods goes around, so there is no seam.
+    period = rng.uniform(12, 28)
     around = max(6, round(TORSO_AROUND / period)) * 2 * np.pi / TORSO_AROUND
     u = (np.arange(TORSO_AROUND, dtype=np.float32) - TORSO_AROUND // 2) * np.float32(around)
     v = np.arange(GARMENT_LENGTH, dtype=np.float32)[:, None] * np.float32(2 * np.pi / period)
