@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Contract:
     io: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    settings: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -74,7 +75,7 @@ class Contract:
                 io=str(data["io"]),
                 inputs=tuple(_spec(entry) for entry in data["inputs"]),
                 outputs=tuple(_spec(entry) for entry in data["outputs"]),
-                settings=dict(data.get("settings", {})),
+                settings=_settings(data.get("settings", {})),
             )
         except (ValueError, KeyError, TypeError) as exc:
             raise ContractError(
@@ -97,7 +98,7 @@ class Contract:
         self._check_names(feeds)
         sizes: dict[str, tuple[int, str]] = {}
         arrays = {spec.name: self._fit(spec, feeds[spec.name], sizes) for spec in self.inputs}
-        multiple = int(self.settings.get("size_multiple", 1))
+        multiple = self.settings.get("size_multiple", 1)
         for axis in ("height", "width"):
             size, name = sizes.get(axis, (multiple, ""))
             if size % multiple:
@@ -162,6 +163,13 @@ class Contract:
                     )
         # Not ascontiguousarray, which gives a scalar one axis.
         return np.asarray(array, dtype=wanted, order="C")
+
+
+def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
+    for name in ("height", "width", "size_multiple"):
+        if name in data and (type(data[name]) is not int or data[name] < 1):
+            raise TypeError(f"{name} is {data[name]!r}, not a positive whole number")
+    return dict(data)
 
 
 def _spec(entry: Mapping[str, object]) -> TensorSpec:

@@ -139,7 +139,7 @@ def _what_it_looks_like(points: np.ndarray, height: int, width: int) -> str:
     if visible(points[:, ::-1], height, width).all():
         return "it looks as if x and y are swapped"
     # The data set's pictures are 256 wide as published, and are cut to 176 by 40 px on either side.
-    if (height, width) == (256, 176) and visible(points - np.float32([40, 0]), height, width).all():
+    if (height, width) == (256, 176) and visible(points - (40, 0), height, width).all():
         return "they look made for the 256-wide frame: subtract 40 from x"
     reach_x, reach_y = points.max(0)
     if reach_x >= width or reach_y >= height:

@@ -64,8 +64,8 @@ class PoseTransfer:
                 f"the contract of {session.path} lacks {', '.join(lacking)}; export the model again"
             )
         self.session = session
-        self.height = int(height or contract.settings["height"])
-        self.width = int(width or contract.settings["width"])
+        self.height = height or contract.settings["height"]
+        self.width = width or contract.settings["width"]
 
     def __call__(
         self,
@@ -130,8 +130,10 @@ class PoseTransfer:
     ) -> Fitted:
         """Bring picture and keypoints into the network's frame; arguments and errors as for a call."""
         check_image(image)
-        fit = Fit.to_size(*image.shape[:2], self.height, self.width)
-        target_fit = Fit.to_size(*(target_frame or image.shape[:2]), self.height, self.width)
+        height, width = image.shape[:2]
+        fit = Fit.to_size(height, width, self.height, self.width)
+        height, width = target_frame or (height, width)
+        target_fit = Fit.to_size(height, width, self.height, self.width)
         return Fitted(
             fit.image(image),
             _fit_keypoints(fit, source_keypoints, "source_keypoints"),
@@ -152,17 +154,12 @@ class PoseTransfer:
             return self.session.run(
                 {"source_image": images, "source_keypoints": source, "target_keypoints": target}
             )
-        maps = (
-            self.height,
-            self.width,
-            contract.settings["heatmap_sigma_px"],
-            contract.settings["heatmap_kind"],
-        )
+        sigma_px, kind = contract.settings["heatmap_sigma_px"], contract.settings["heatmap_kind"]
         outputs = self.session.run(
             {
                 "source_image": to_tensor(images),
-                "source_heatmaps": to_heatmaps(source, *maps),
-                "target_heatmaps": to_heatmaps(target, *maps),
+                "source_heatmaps": to_heatmaps(source, self.height, self.width, sigma_px, kind),
+                "target_heatmaps": to_heatmaps(target, self.height, self.width, sigma_px, kind),
             }
         )
         return {**outputs, "generated": from_tensor(outputs["generated"])}
@@ -176,6 +173,6 @@ def _fit_keypoints(fit: Fit, keypoints: np.ndarray, what: str) -> np.ndarray:
     """
     checked = check_keypoints(keypoints, fit.source_height, fit.source_width, what)
     moved = fit.keypoints(checked)
-    last = np.nextafter(np.float32([fit.width, fit.height]), np.float32(0))
+    last = np.nextafter(np.array([fit.width, fit.height], np.float32), np.float32(0))
     seen = visible(checked, fit.source_height, fit.source_width)[:, None]
     return np.where(seen, moved.clip(0, last), moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class Session:
         """The flat strings that the file carries."""
         return dict(self.backend.metadata)
 
-    def run(self, feeds: Mapping[str, object]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run the model.
 
         A model of ours whose batch is fixed, given a multiple of it, is run once for each part. A user's own
@@ -111,7 +112,7 @@ class Session:
             return {name: results[0][name] for name in self._returned}
         return {name: np.concatenate([result[name] for result in results]) for name in self._returned}
 
-    def _split(self, feeds: Mapping[str, object]) -> list[Mapping[str, object]]:
+    def _split(self, feeds: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         fixed = {spec.shape[0] for spec in self.contract.inputs if spec.shape}
         if self.contract.io == "custom" or len(fixed) != 1 or not isinstance(size := fixed.pop(), int):
             return [feeds]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def _overwritten() -> str:
     return f"; {' and '.join(found)} are installed over each other: uninstall all of them, then install one"
 
 
-def _spec(path: Path, node: object) -> TensorSpec:
+def _spec(path: Path, node: Any) -> TensorSpec:
     dtype = re.fullmatch(r"tensor\((\w+)\)", node.type)
     if not dtype or dtype[1] not in _DTYPES:
         raise BackendError(f"{path}: {node.name} has type {node.type}, which numpy arrays cannot have")

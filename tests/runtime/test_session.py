@@ -57,9 +57,21 @@ def test_contract_comes_from_the_metadata(identity):
     assert Session.open(path).contract == contract
 
 
-def test_metadata_that_is_no_contract_is_named(identity):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"io": "custom", "inputs": [{"name": "x", "dtype": "float32", "shape": 3}], "outputs": []}',
+        '{"io": "custom", "inputs": [{"name": "x", "dtype": "float32", "shape": [null]}], "outputs": []}',
+        '{"io": "custom", "inputs": [], "outputs": [], "settings": {"height": "256"}}',
+        '{"io": "custom", "inputs": [], "outputs": [], "settings": {"size_multiple": 0}}',
+    ],
+)
+def test_metadata_that_is_no_contract_is_named(identity, text):
     with pytest.raises(ContractError, match=r"posewarp\.contract is not a contract"):
-        Session.open(identity((3,), metadata={METADATA_KEY: "{}"}))
+        Session.open(identity((3,), metadata={METADATA_KEY: text}))
 
 
 @pytest.mark.parametrize(
