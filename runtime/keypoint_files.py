@@ -87,7 +87,7 @@ def parse_keypoints(
     if text[0] in "{[":
         try:
             data = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise DataError(f"{what} is not valid JSON: {exc}") from exc
         return _choose(_people(data, what), what, order)
     if ":" in text:
@@ -137,7 +137,9 @@ def _presence(joints: np.ndarray) -> float:
 
 def _finish(joints: np.ndarray) -> np.ndarray:
     """(18, 3) with NaN to (18, 2) with -1."""
-    return np.where(np.isnan(joints).any(1, keepdims=True), MISSING, joints)[:, :2].astype(np.float32)
+    joints = np.where(np.isnan(joints).any(1, keepdims=True), MISSING, joints)[:, :2]
+    with np.errstate(over="ignore"):  # 1e300 becomes infinite: outside of any picture all the same
+        return joints.astype(np.float32)
 
 
 def _joints(raw: object, what: str, order: str | None, zero_is_missing: bool = True) -> np.ndarray:
@@ -156,17 +158,17 @@ def _joints(raw: object, what: str, order: str | None, zero_is_missing: bool = T
 
 
 def _rows(raw: object, what: str, order: str | None) -> tuple[np.ndarray, str]:
-    """The rows (count, 2 or 3) and their order; null and short forms of missing become NaN."""
+    """The rows, (count, 2 or 3), and their order; null becomes NaN."""
     if not isinstance(raw, list):
         raise DataError(f"{what} has {type(raw).__name__} where a list of keypoints was expected")
-    flat = bool(raw) and not any(isinstance(row, (list, tuple)) for row in raw)
+    flat = bool(raw) and not any(isinstance(row, list) for row in raw)
     try:
         if flat:
             values = np.array(raw, dtype=np.float64)
         else:
             width = max((len(row) for row in raw if row is not None), default=0)
             values = np.array([[None] * width if row is None else row for row in raw], dtype=np.float64)
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, OverflowError) as exc:
         raise DataError(f"{what} has keypoints that are not rows of two or three numbers: {exc}") from exc
     if flat:
         return _unflatten(values, what, order)

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from posewarp.runtime.errors import DataError, PosewarpWarning
 from posewarp.runtime.keypoint_files import parse_keypoints, read_keypoints
@@ -197,6 +199,31 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(DataError, match=r"picture\.jpg is not a keypoint file"):
         read_keypoints(tmp_path / "picture.jpg")
+
+
+NUMBERS = st.none() | st.integers() | st.floats() | st.sampled_from([-1, 0, 1e300, 10**400, "7", "x", True])
+ROWS = st.lists(NUMBERS, min_size=2, max_size=3) | NUMBERS
+PEOPLE = st.sampled_from([17, 18, 25, 36, 51, 54, 75]).flatmap(
+    lambda n: st.lists(ROWS, min_size=n, max_size=n)
+)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(
+    PEOPLE.map(lambda person: {"people": [{"pose_keypoints_2d": person}, {"pose_keypoints_2d": flat()}]})
+    | st.recursive(NUMBERS, lambda each: st.lists(each) | st.dictionaries(st.just("keypoints"), each))
+    | PEOPLE
+)
+@pytest.mark.filterwarnings("ignore::posewarp.runtime.errors.PosewarpWarning")
+def test_any_json_gives_keypoints_or_a_data_error(content):
+    try:
+        keypoints = parse_keypoints(json.dumps(content))
+    except DataError as exc:
+        assert "\n" not in str(exc)  # noqa: PT017 - either outcome is right
+    else:
+        assert keypoints.shape == (18, 2)
+        assert not np.isnan(keypoints).any()
+        assert ((keypoints == -1).any(1) == (keypoints == -1).all(1)).all()
 
 
 # Several people
