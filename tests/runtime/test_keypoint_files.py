@@ -92,6 +92,12 @@ def test_every_form_of_missing_is_minus_one(read, missing):
     np.testing.assert_array_equal(read(content), without(4))
 
 
+def test_a_number_too_large_for_float32_stays_outside_of_any_picture(read):
+    content = POINTS.tolist()
+    content[2] = [1e300, 5]
+    np.testing.assert_array_equal(read(content)[2], [np.inf, 5])
+
+
 def test_missing_without_scores(read):
     content = POINTS.tolist()
     content[2:5] = [[0, 0], [-1, 7], None]
@@ -175,6 +181,8 @@ def test_lengths_are_inferred_and_named(read, caplog):
         ([[1, 2]] * 17 + [[1]], {}, "not rows of two or three numbers"),
         ([[1, "a"]] * 18, {}, "not rows of two or three numbers"),
         ([1, [2, 3]], {}, "not rows of two or three numbers"),
+        ([[10**400, 1]] * 18, {}, "not rows of two or three numbers"),
+        ("[" * 100_000, {}, "is not valid JSON"),
         ({"keypoints": "none"}, {}, "has str where a list"),
         ({"people": []}, {}, "has no person in it"),
         ({"people": [{"pose_keypoints_2d": []}]}, {}, "has no person in it"),
