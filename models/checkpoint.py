@@ -155,7 +155,7 @@ def _read(path: Path, trust: bool) -> tuple[object, dict[str, str]]:
         _check_archive(path)
     elif not start.startswith(b"\x80"):  # a pickle of protocol 2 or later
         got = f"starts with {start[:24]!r}" if start else "is empty"
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint: it {got}; get the file anew")
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint: it {got}; get it anew")
     return _read_torch(path, trust), {}
 
 
@@ -165,9 +165,7 @@ def _read_safetensors(path: Path) -> tuple[object, dict[str, str]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as exc:
-        raise CheckpointError(
-            f"{path} is not a safetensors file, or damaged: {exc}; get the file anew"
-        ) from exc
+        raise CheckpointError(f"{path} is not a safetensors file, or damaged: {exc}; get it anew") from exc
     return {metadata["weights"]: tensors} if "weights" in metadata else tensors, metadata
 
 
@@ -178,12 +176,14 @@ def _check_archive(path: Path) -> None:
             # All zero: written under torch.serialization.set_crc32_options(False).
             checksums = any(entry.CRC for entry in archive.infolist())
             broken = archive.testzip() if checksums else None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as exc:
+    except (
+        Exception
+    ) as exc:  # of a foreign archive: BadZipFile, EOFError, RuntimeError where it is encrypted, ...
         raise CheckpointError(
-            f"{path} is not a PyTorch checkpoint, or cut short: {exc}; get the file anew"
+            f"{path} is not a PyTorch checkpoint, or cut short: {exc}; get it anew"
         ) from exc
     if broken:
-        raise CheckpointError(f"{path} is damaged: the checksum of {broken} is wrong; get the file anew")
+        raise CheckpointError(f"{path} is damaged: the checksum of {broken} is wrong; get it anew")
 
 
 def _read_torch(path: Path, trust: bool) -> object:
@@ -192,7 +192,7 @@ def _read_torch(path: Path, trust: bool) -> object:
             warnings.simplefilter("ignore")  # of torch about its own pickle; what counts is raised below
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as exc:  # an unpickler that reads a foreign or damaged file raises anything
-        refused = re.search(r"GLOBAL (\S+)", str(exc))
+        refused = re.search(r"GLOBAL (\S+\w) (?:was|whose)", str(exc))
         if refused and not trust:
             raise CheckpointError(
                 f"{path} holds an object of the class {refused[1]}; unpickling it may run any code. "
@@ -200,7 +200,13 @@ def _read_torch(path: Path, trust: bool) -> object:
                 got=refused[1],
                 fix="--trust",
             ) from exc
-        reason = str(exc).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        # torch's first sentence; what follows advises weights_only=False.
+        reason = re.split(r"(?<=[\w`])\. |\n", str(exc).rpartition("WeightsUnpickler error:")[2].strip())[0]
+        if isinstance(exc, ImportError | AttributeError):
+            raise CheckpointError(
+                f"{path} holds an object of a class that is not to be found here ({reason}); install its code, "
+                "or save the state_dict() alone"
+            ) from exc
         raise CheckpointError(
-            f"{path} is not a PyTorch checkpoint, or damaged ({type(exc).__name__}: {reason})"
+            f"{path} is not a PyTorch checkpoint, or damaged ({type(exc).__name__}: {reason}); get it anew"
         ) from exc

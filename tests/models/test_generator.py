@@ -226,8 +226,10 @@ def test_training_starts_from_the_identity_and_its_gradient_reaches_the_flow(con
     assert generator.patch_transfer.head.bias.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("border", ["zeros", "border"])
 @pytest.mark.parametrize("skip", ["half", "full"])
-def test_skips_are_shifted_by_the_flow(generator, inputs, skip):
+def test_skips_are_shifted_by_the_flow(config, random_generator, inputs, skip, border):
+    generator = random_generator(replace(config, border=border))
     full, half, source, _ = features_of(generator, inputs)
     unwarped = full if skip == "full" else half
     # As many feature pixels as make 4 to the right and 2 up in the skip's own.
@@ -237,8 +239,8 @@ def test_skips_are_shifted_by_the_flow(generator, inputs, skip):
         shift = torch.tensor([4 * (w - 1) / (skip_w - 1), -2 * (h - 1) / (skip_h - 1)])
         generator.patch_transfer.head.bias.copy_(shift)
     (_, skip_half, skip_full), _ = received(generator.decoder, generator, inputs)
-    expected = torch.zeros_like(unwarped)
-    expected[..., 2:, :-4] = unwarped[..., :-2, 4:]
+    padded = nn.functional.pad(unwarped, (0, 4, 2, 0), mode="replicate" if border == "border" else "constant")
+    expected = padded[..., :-2, 4:]
     got = skip_full if skip == "full" else skip_half
     torch.testing.assert_close(got, expected, rtol=0, atol=ATOL_WARPED)
 
