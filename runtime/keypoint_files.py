@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from posewarp.runtime.errors import DataError, PosewarpWarning
-from posewarp.runtime.keypoints import KEYPOINTS, MISSING
+from posewarp.runtime.keypoints import KEYPOINT_ORDER, KEYPOINTS, MISSING
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ class _Order:
 
 
 ORDERS = {
-    "openpose18": _Order("OpenPose's COCO-18", 18, tuple(range(18))),
+    KEYPOINT_ORDER: _Order("OpenPose's COCO-18", 18, tuple(range(18))),
     # Without the middle of the hips (8) and the feet (19 to 24).
-    "body25": _Order("OpenPose's BODY_25", 25, (*range(8), *range(9, 19))),
-    "coco17": _Order(
+    "body-25": _Order("OpenPose's BODY_25", 25, (*range(8), *range(9, 19))),
+    "coco-17": _Order(
         "COCO-17", 17, (0, 0, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3), neck_between=(5, 6)
     ),
 }
@@ -57,7 +57,7 @@ def read_keypoints(
     Args:
         path: the file.
         name: the row of a csv with several.
-        order: ``openpose18``, ``body25`` or ``coco17``: what the rows are, where the file does not tell.
+        order: ``openpose-18``, ``body-25`` or ``coco-17``: what the rows are, where the file does not tell.
 
     Returns: (18, 2), float32, (x, y) in pixels of whatever picture they were made for; missing (-1, -1).
     Raises: DataError, naming the file, if it cannot be read, holds no person, or another number of keypoints.
@@ -174,7 +174,7 @@ def _rows(raw: object, what: str, order: str | None) -> tuple[np.ndarray, str]:
         return _unflatten(values, what, order)
     if values.ndim != 2 or values.shape[1] not in (2, 3):
         raise DataError(f"{what} has an array {values.shape}, expected rows of x, y or x, y, score")
-    expected = ORDERS[order or "openpose18"]
+    expected = ORDERS[order or KEYPOINT_ORDER]
     if len(values) != expected.count:
         other = _BY_COUNT.get(len(values))
         hint = f"; if they are {ORDERS[other].name}, declare the order {other}" if other else ""
@@ -183,7 +183,7 @@ def _rows(raw: object, what: str, order: str | None) -> tuple[np.ndarray, str]:
             got=len(values),
             expected=expected.count,
         )
-    return values, order or "openpose18"
+    return values, order or KEYPOINT_ORDER
 
 
 def _unflatten(values: np.ndarray, what: str, order: str | None) -> tuple[np.ndarray, str]:
@@ -191,12 +191,12 @@ def _unflatten(values: np.ndarray, what: str, order: str | None) -> tuple[np.nda
     if order is not None:
         lengths = {columns * ORDERS[order].count: order for columns in (3, 2)}
     else:
-        lengths[2 * KEYPOINTS] = "openpose18"
+        lengths[2 * KEYPOINTS] = KEYPOINT_ORDER
     found = lengths.get(len(values))
     if found is None:
         known = ", ".join(f"{length} ({ORDERS[key].name})" for length, key in lengths.items())
         raise DataError(f"{what} has a list of {len(values)} numbers, expected {known}", got=len(values))
-    if found != "openpose18":
+    if found != KEYPOINT_ORDER:
         _LOG.info("%s: %d numbers, read as %s", what, len(values), ORDERS[found].name)
     return values.reshape(ORDERS[found].count, -1), found
 

@@ -33,6 +33,7 @@ KEYPOINT_NAMES = (
     "left_ear",
 )
 KEYPOINTS = len(KEYPOINT_NAMES)
+KEYPOINT_ORDER = "openpose-18"  # what a contract's settings call it
 # What is drawn as a line, in OpenPose's order (its colours follow this order).
 LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),

@@ -10,7 +10,7 @@ import numpy as np
 from posewarp.runtime.errors import ContractError
 from posewarp.runtime.fit import Fit
 from posewarp.runtime.image import check_image, from_tensor, to_tensor
-from posewarp.runtime.keypoints import check_keypoints, to_heatmaps, visible
+from posewarp.runtime.keypoints import KEYPOINT_ORDER, check_keypoints, to_heatmaps, visible
 from posewarp.runtime.session import Session
 
 SIZES = ("network", "source")
@@ -62,6 +62,13 @@ class PoseTransfer:
         if lacking:
             raise ContractError(
                 f"the contract of {session.path} lacks {', '.join(lacking)}; export the model again"
+            )
+        order = contract.settings.get("keypoint_order", KEYPOINT_ORDER)
+        if order != KEYPOINT_ORDER:
+            raise ContractError(
+                f"{session.path} takes keypoints in the order {order}; pose transfer gives {KEYPOINT_ORDER}",
+                got=order,
+                expected=KEYPOINT_ORDER,
             )
         self.session = session
         self.height = height or contract.settings["height"]

@@ -118,7 +118,7 @@ def test_body_25_drops_the_middle_hip_and_the_feet(read):
     body25 = [by_name.get(name, (999.0, 999.0)) for name in names] + [(999.0, 999.0)] * 6
     content = {"people": [{"pose_keypoints_2d": flat(body25)}]}
     np.testing.assert_array_equal(read(content), POINTS)
-    np.testing.assert_array_equal(read(rows(body25), order="body25"), POINTS)
+    np.testing.assert_array_equal(read(rows(body25), order="body-25"), POINTS)
 
 
 COCO_NAMES = ["nose"] + [
@@ -139,9 +139,9 @@ def coco(points=POINTS) -> np.ndarray:
         (flat(coco()), None),
         ({"keypoints": flat(coco(), 2), "num_keypoints": 17}, None),
         ([{"image_id": 1, "keypoints": flat(coco()), "score": 0.8}], None),
-        (coco().tolist(), "coco17"),
-        (rows(coco()), "coco17"),
-        (coco().ravel().tolist(), "coco17"),
+        (coco().tolist(), "coco-17"),
+        (rows(coco()), "coco-17"),
+        (coco().ravel().tolist(), "coco-17"),
     ],
 )
 def test_coco_17_gets_a_neck_between_the_shoulders(read, content, order):
@@ -165,16 +165,16 @@ def test_lengths_are_inferred_and_named(read, caplog):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (coco().tolist(), {}, r"17 keypoints, expected 18 .* if they are COCO-17, declare the order coco17"),
-        ([[1, 1]] * 25, {}, r"25 keypoints, expected 18 .* BODY_25, declare the order body25"),
+        (coco().tolist(), {}, r"17 keypoints, expected 18 .* if they are COCO-17, declare the order coco-17"),
+        ([[1, 1]] * 25, {}, r"25 keypoints, expected 18 .* BODY_25, declare the order body-25"),
         ([[1, 1]] * 16, {}, r"16 keypoints, expected 18 \(OpenPose's COCO-18\)$"),
-        ([[1, 1]] * 18, {"order": "coco17"}, r"18 keypoints, expected 17 \(COCO-17\)"),
+        ([[1, 1]] * 18, {"order": "coco-17"}, r"18 keypoints, expected 17 \(COCO-17\)"),
         ([1] * 45, {}, r"list of 45 numbers, expected 54 .* 75 \(OpenPose's BODY_25\), 51 \(COCO-17\)"),
-        ([1] * 54, {"order": "coco17"}, r"list of 54 numbers, expected 51 \(COCO-17\), 34"),
+        ([1] * 54, {"order": "coco-17"}, r"list of 54 numbers, expected 51 \(COCO-17\), 34"),
         (
             POINTS.tolist(),
             {"order": "coco"},
-            "no keypoint order 'coco'; there are openpose18, body25, coco17",
+            "no keypoint order 'coco'; there are openpose-18, body-25, coco-17",
         ),
         ([[1, 2, 3, 4]] * 18, {}, r"an array \(18, 4\), expected rows of x, y"),
         ([[[1, 2]] * 18], {}, r"an array \(1, 18, 2\)"),

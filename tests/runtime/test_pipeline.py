@@ -224,6 +224,13 @@ def test_contract_without_a_size_is_refused(tensors_model):
         PoseTransfer(Session.open(tensors_model, contract=stripped))
 
 
+def test_model_of_another_keypoint_order_is_refused(tensors_model):
+    right = Session.open(tensors_model).contract
+    other = Contract("tensors", right.inputs, right.outputs, {**SETTINGS, "keypoint_order": "coco-17"})
+    with pytest.raises(ContractError, match="in the order coco-17; pose transfer gives openpose-18"):
+        PoseTransfer(Session.open(tensors_model, contract=other))
+
+
 def test_wrong_arguments_are_named(image_model, rng):
     transfer = PoseTransfer(Session.open(image_model()))
     image, keypoints = picture(rng), person(rng)
