@@ -76,7 +76,10 @@ def load(
     path = Path(path)
     tree, metadata = _read(path, trust)
     found = choose_state(tree, path, weights, key)
-    notes = [f"weights: {found.weights}" + (f", from {found.name}" if found.name else "")]
+    notes = [
+        f"weights: {found.weights}"
+        + (f", from {found.name}" if found.name not in ("", found.weights) else "")
+    ]
     if found.others:
         counts = Counter(name.partition(".")[0] for name in found.others)
         left = listed(f"{name} ({count} tensors)" for name, count in counts.items())
@@ -204,8 +207,8 @@ def _read_torch(path: Path, trust: bool) -> object:
         reason = re.split(r"(?<=[\w`])\. |\n", str(exc).rpartition("WeightsUnpickler error:")[2].strip())[0]
         if isinstance(exc, ImportError | AttributeError):
             raise CheckpointError(
-                f"{path} holds an object of a class that is not to be found here ({reason}); install its code, "
-                "or save the state_dict() alone"
+                f"{path} holds an object of a class that is not to be found here ({reason}); install its "
+                "code, or save the state_dict() alone"
             ) from exc
         raise CheckpointError(
             f"{path} is not a PyTorch checkpoint, or damaged ({type(exc).__name__}: {reason}); get it anew"
