@@ -78,7 +78,8 @@ def train(
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=_one_thread,
-        persistent_workers=workers > 0,
+        # A forked worker hangs in OpenCV's thread pool, of which it inherits the locks and not the threads.
+        multiprocessing_context="spawn" if workers else None,
     )
     validation = Batch.from_pairs([held_out[i] for i in range(len(held_out))], generator_config, device)
 
