@@ -74,14 +74,11 @@ class Generator(nn.Module):
         else:
             warped, flow = self.patch_transfer(source, pose if drawn is None else drawn)
             if self.config.warp_skips:
-                skip_half = self._warp_skip(skip_half, flow)
-                skip_full = self._warp_skip(skip_full, flow)
+                skip_half = warp(skip_half, resize_flow(flow, 2), self.config.border)
+                skip_full = warp(skip_full, resize_flow(flow, 4), self.config.border)
 
         merged = self.merging(*(x for x in (warped, drawn) if x is not None))
         return Stages(self.decoder(merged, skip_half, skip_full), flow, drawn, warped, merged)
-
-    def _warp_skip(self, skip: Tensor, flow: Tensor) -> Tensor:
-        return warp(skip, resize_flow(flow, *skip.shape[-2:]), self.config.border)
 
 
 def _check(image: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> None:

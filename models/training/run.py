@@ -142,8 +142,7 @@ def _validate(generator: Generator, batch: Batch, grid: Path) -> dict[str, float
     generated, target, source = (_to_levels(x) for x in (stages.generated, batch.target, batch.source))
     columns = [source, target, generated]
     if stages.flow is not None:
-        flow = resize_flow(stages.flow, *batch.source.shape[-2:])
-        columns.append(_to_levels(warp(batch.source, flow, border="border")))
+        columns.append(_to_levels(warp(batch.source, resize_flow(stages.flow, 4), border="border")))
     rows = torch.cat([column[:GRID_ROWS] for column in columns], dim=3)  # (rows, 3, H, columns * W)
     write_image(grid, torch.cat(list(rows), dim=1).permute(1, 2, 0).cpu().numpy())
     return {

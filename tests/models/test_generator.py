@@ -233,10 +233,10 @@ def test_skips_are_shifted_by_the_flow(config, random_generator, inputs, skip, b
     full, half, source, _ = features_of(generator, inputs)
     unwarped = full if skip == "full" else half
     # As many feature pixels as make 4 to the right and 2 up in the skip's own.
-    (h, w), (skip_h, skip_w) = source.shape[-2:], unwarped.shape[-2:]
+    factor = unwarped.shape[-1] // source.shape[-1]
     with torch.no_grad():
         generator.patch_transfer.head.weight.zero_()
-        shift = torch.tensor([4 * (w - 1) / (skip_w - 1), -2 * (h - 1) / (skip_h - 1)])
+        shift = torch.tensor([4 / factor, -2 / factor])
         generator.patch_transfer.head.bias.copy_(shift)
     (_, skip_half, skip_full), _ = received(generator.decoder, generator, inputs)
     padded = nn.functional.pad(unwarped, (0, 4, 2, 0), mode="replicate" if border == "border" else "constant")

@@ -89,16 +89,17 @@ def test_a_flow_of_another_size_is_refused(features, flow):
 
 
 def test_a_resized_flow_moves_every_pixel_as_far_as_before():
-    """In pixels of its own map: (n - 1) ratios, x and y each by its own."""
     flow = torch.stack((torch.full((5, 8), 1.5), torch.full((5, 8), -0.5)))[None].double()
-    height, width = 4 * 5 - 3, 4 * 8 - 3  # (n - 1) times 4, so that pixel centres of both sizes coincide
-    large = resize_flow(flow, height, width)
-    torch.testing.assert_close(large[:, 0], torch.full((1, height, width), 4 * 1.5).double())
-    torch.testing.assert_close(large[:, 1], torch.full((1, height, width), 4 * -0.5).double())
+    large = resize_flow(flow, 4)
+    torch.testing.assert_close(large[:, 0], torch.full((1, 20, 32), 4 * 1.5).double())
+    torch.testing.assert_close(large[:, 1], torch.full((1, 20, 32), 4 * -0.5).double())
+    assert torch.equal(resize_flow(flow, 1), flow)
 
 
-def test_resizing_a_flow_keeps_the_corner_pixels(flow):
-    large = resize_flow(flow, 4 * HEIGHT, 4 * WIDTH)
-    scale = torch.tensor([(4 * WIDTH - 1) / (WIDTH - 1), (4 * HEIGHT - 1) / (HEIGHT - 1)])
-    torch.testing.assert_close(large[..., 0, -1], flow[..., 0, -1] * scale, rtol=1e-5, atol=1e-5)
-    assert not resize_flow(torch.zeros_like(flow), 20, 30).any()
+def test_a_resized_flow_agrees_with_strided_convolutions():
+    """Warp, then stride, equals stride, then warp by the small flow: the factor is 4 at any width."""
+    x = torch.arange(64.0).expand(1, 1, 8, 64)
+    flow = torch.zeros(1, 2, 2, 16)
+    flow[:, 0] = 3.0
+    warped = warp(x, resize_flow(flow, 4))[..., ::4]
+    torch.testing.assert_close(warped[:, :, :2, :12], warp(x[..., ::4, ::4], flow)[..., :12])
