@@ -33,7 +33,9 @@ BATCH_SIZE = 16
 
 
 @torch.no_grad()
-def measure(generator: Generator | None, people: SyntheticPeople, pairs: int, config: GeneratorConfig) -> dict:
+def measure(
+    generator: Generator | None, people: SyntheticPeople, pairs: int, config: GeneratorConfig
+) -> dict:
     """Score a generator, or copying the source where it is None.
 
     Pictures are rounded to 8 bits first, as a user would store them.
@@ -57,14 +59,18 @@ def measure(generator: Generator | None, people: SyntheticPeople, pairs: int, co
         generated, target = (((x + 1) * 127.5).round().clamp(0, 255) for x in (output, batch.target))
         scores["psnr_db"].append(psnr(generated, target))
         scores["garment_psnr_db"].append(psnr(generated, target, batch.mask))
-        ssim = structural_similarity_index_measure(generated, target, sigma=1.5, data_range=255.0, reduction="none")
+        ssim = structural_similarity_index_measure(
+            generated, target, sigma=1.5, data_range=255.0, reduction="none"
+        )
         scores["ssim"].append(ssim.double())
     means = {name: float(torch.cat(values).nanmean()) for name, values in scores.items()}
     return {**means, "pairs": pairs}
 
 
 def quality(
-    checkpoints: Annotated[list[str], typer.Argument(metavar="NAME=CHECKPOINT...", help="Networks to score.")],
+    checkpoints: Annotated[
+        list[str], typer.Argument(metavar="NAME=CHECKPOINT...", help="Networks to score.")
+    ],
     pairs: Annotated[int, typer.Option(min=1, help="Held-out pairs.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic people.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,

@@ -33,7 +33,9 @@ class _LazyGroup(TyperGroup):
         for name, (_, line) in COMMANDS.items():
             table.add_row(f"  [bold]{name}[/bold]", line)
         console = Console()
-        console.print("Usage: posewarp COMMAND [OPTIONS] ...", "", "Commands:", table, "", sep="\n", highlight=False)
+        console.print(
+            "Usage: posewarp COMMAND [OPTIONS] ...", "", "Commands:", table, "", sep="\n", highlight=False
+        )
         console.print("posewarp COMMAND --help says more.", highlight=False)
 
 

@@ -24,12 +24,18 @@ app = typer.Typer(add_completion=False)
 
 @app.command("train")
 def command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; an interrupted one goes on.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run; an interrupted one goes on.")
+    ],
     preset: Annotated[str, typer.Option(help="deepfashion, market or small.")] = "small",
-    steps: Annotated[int, typer.Option(help="Budget; the learning rate falls to zero at its end.")] = DEFAULTS.steps,
+    steps: Annotated[
+        int, typer.Option(help="Budget; the learning rate falls to zero at its end.")
+    ] = DEFAULTS.steps,
     batch_size: Annotated[int, typer.Option()] = DEFAULTS.batch_size,
     learning_rate: Annotated[float, typer.Option()] = DEFAULTS.learning_rate,
-    adversarial_weight: Annotated[float, typer.Option(help="Eq. 4; 0 trains without.")] = DEFAULTS.adversarial_weight,
+    adversarial_weight: Annotated[
+        float, typer.Option(help="Eq. 4; 0 trains without.")
+    ] = DEFAULTS.adversarial_weight,
     masked_l1_weight: Annotated[float, typer.Option(help="Eq. 7.")] = DEFAULTS.masked_l1_weight,
     l1_weight: Annotated[float, typer.Option(help="Unmasked L1, not in the paper.")] = DEFAULTS.l1_weight,
     warped_source_weight: Annotated[
@@ -76,6 +82,8 @@ def command(
         stop_after=stop_after,
         metadata={"command": shlex.join(["posewarp", *sys.argv[1:]]), "data": "synthetic people"},
     )
-    done = f"wrote {result}" if result else f"stopped at step {stop_after} of {steps}; the same command goes on"
+    done = (
+        f"wrote {result}" if result else f"stopped at step {stop_after} of {steps}; the same command goes on"
+    )
     print(done)
     print(json.dumps({"generator": asdict(network), "training": asdict(training)}))

@@ -19,7 +19,9 @@ def visible(keypoints: Tensor, height: int, width: int) -> Tensor:
     return (x >= 0) & (x < width) & (y >= 0) & (y < height)
 
 
-def to_heatmaps(keypoints: Tensor, height: int, width: int, sigma_px: float, kind: str = "gaussian") -> Tensor:
+def to_heatmaps(
+    keypoints: Tensor, height: int, width: int, sigma_px: float, kind: str = "gaussian"
+) -> Tensor:
     """One map a keypoint: a Gaussian envelope about it (paper 3.1.1), all zero where the keypoint is missing.
 
     h[y, x] = exp(-((x - kx)^2 + (y - ky)^2) / (2 sigma^2))

@@ -7,7 +7,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 
 def conv(
-    in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1, spectral: bool, bias: bool = False
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 3,
+    *,
+    stride: int = 1,
+    spectral: bool,
+    bias: bool = False,
 ) -> nn.Conv2d:
     """A size-keeping (or striding) convolution with zero padding, spectrally normalised where asked.
 

@@ -55,7 +55,9 @@ def warped_source_l1(source: Tensor, target: Tensor, mask: Tensor, flow: Tensor)
     """
     total = source.new_zeros(())
     for factor in (1, 2, 4):
-        small_source, small_target, small_mask = (F.avg_pool2d(x, 4 // factor) for x in (source, target, mask))
+        small_source, small_target, small_mask = (
+            F.avg_pool2d(x, 4 // factor) for x in (source, target, mask)
+        )
         warped = warp(small_source, resize_flow(flow, factor), border="border")
         difference = (warped - small_target).abs() * small_mask
         total = total + difference.sum() / (3 * small_mask.sum()).clamp(min=1)

@@ -76,4 +76,6 @@ def resize_flow(flow: Tensor, factor: int) -> Tensor:
 
     Returns: (B, 2, factor * h, factor * w), dtype of ``flow``, in pixels of the larger map.
     """
-    return F.interpolate(flow, scale_factor=float(factor), mode="bilinear", align_corners=False) * float(factor)
+    return F.interpolate(flow, scale_factor=float(factor), mode="bilinear", align_corners=False) * float(
+        factor
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 
-from posewarp.runtime.errors import PosewarpError
+from posewarp.runtime.errors import PosewarpError, PosewarpWarning
 
 
 def main(app: Callable[[], object]) -> None:
@@ -14,6 +15,7 @@ def main(app: Callable[[], object]) -> None:
     Args:
         app: parses ``sys.argv``, runs, and exits with 2 on misuse, as a Typer or Click application does.
     """
+    warnings.showwarning = _one_line(warnings.showwarning)
     try:
         app()
     except PosewarpError as exc:
@@ -22,3 +24,15 @@ def main(app: Callable[[], object]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _one_line(show: Callable[..., None]) -> Callable[..., None]:
+    """Warnings of ours as one line, without the place in our source; others as they were."""
+
+    def show_warning(message: Warning | str, category: type[Warning], *place: object) -> None:
+        if issubclass(category, PosewarpWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *place)
+
+    return show_warning

@@ -40,7 +40,9 @@ class Batch:
     mask: Tensor
 
     @classmethod
-    def from_pairs(cls, pairs: Sequence[Pair], config: GeneratorConfig, device: torch.device | str = "cpu") -> Batch:
+    def from_pairs(
+        cls, pairs: Sequence[Pair], config: GeneratorConfig, device: torch.device | str = "cpu"
+    ) -> Batch:
         """Stack pairs of a data set and move them to the device."""
 
         def images(name: str) -> Tensor:

@@ -97,7 +97,10 @@ def train(
                 log.write(trainer.done, entry)
                 progress.update(bar, note=f"l1 {entry['l1']:.4f}, {entry['pairs_per_s']:.0f} pairs/s")
             if trainer.done % save_every == 0 or trainer.done == last:
-                log.write(trainer.done, _validate(trainer.ema, validation, output / "samples" / f"{trainer.done:06d}.png"))
+                log.write(
+                    trainer.done,
+                    _validate(trainer.ema, validation, output / "samples" / f"{trainer.done:06d}.png"),
+                )
                 with atomic_write(output / RESUME_FILE) as temporary:
                     torch.save(trainer.state_dict(), temporary)
             if trainer.done == last:

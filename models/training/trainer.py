@@ -35,7 +35,11 @@ class Trainer:
     """
 
     def __init__(
-        self, generator_config: GeneratorConfig, config: TrainingConfig, pairs: int, device: torch.device | str = "cpu"
+        self,
+        generator_config: GeneratorConfig,
+        config: TrainingConfig,
+        pairs: int,
+        device: torch.device | str = "cpu",
     ):
         self.generator_config, self.config, self.pairs = generator_config, config, pairs
         self.device = torch.device(device)

@@ -1,0 +1,104 @@
+"""``posewarp inspect``: what a model file says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import onnx
+import typer
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, ValueInfoProto
+from rich.console import Console
+from rich.table import Table
+
+from posewarp.export.warps import Warp, find_warps, graphs_of, opset_of
+from posewarp.runtime.contract import METADATA_KEY, Contract
+from posewarp.runtime.errors import BackendError
+from posewarp.runtime.files import atomic_write
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("inspect")
+def command(
+    model: Annotated[Path, typer.Argument(help="An .onnx file, of ours or anyone's.")],
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the same as JSON.")] = None,
+) -> None:
+    """Print a model's contract, opset, types, warps and metadata."""
+    report = inspect(model)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]{model}[/bold]: opset {report['opset']}, {report['nodes']} nodes, io {report['io']}"
+    )
+    tensors = Table("", "name", "type", "shape", box=None)
+    for kind in ("inputs", "outputs"):
+        for entry in report[kind]:
+            tensors.add_row(
+                kind[:-1], entry["name"], entry["dtype"], f"({', '.join(map(str, entry['shape']))})"
+            )
+    console.print(tensors)
+    console.print(
+        f"weights: {', '.join(f'{count} {name}' for name, count in report['weights'].items()) or 'none'}"
+    )
+    console.print(f"warps: {len(report['warps'])}")
+    for warp in report["warps"]:
+        console.print("  " + ", ".join(f"{key} {value}" for key, value in warp.items()))
+    for name, value in report["metadata"].items():
+        console.print(f"{name}: {value}", markup=False)
+    if json_path is not None:
+        with atomic_write(json_path) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def inspect(path: Path) -> dict[str, object]:
+    """Read an ONNX file without running it.
+
+    Returns: ``opset``, ``nodes``, ``io``, ``inputs``, ``outputs``, ``weights`` (count of each type), ``warps``,
+        ``metadata`` (without the contract, which the other entries show).
+    Raises: BackendError if the file is missing or not an ONNX model.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as exc:
+        raise BackendError(f"{path} cannot be read: {exc.strerror}") from exc
+    except DecodeError as exc:
+        raise BackendError(f"{path} is not an ONNX model") from exc
+    if not model.graph.node:
+        raise BackendError(f"{path} is not an ONNX model: it holds no nodes")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    contract = metadata.pop(METADATA_KEY, None)
+    graphs = list(graphs_of(model.graph))
+    types = Counter(TensorProto.DataType.Name(t.data_type).lower() for g in graphs for t in g.initializer)
+    return {
+        "opset": opset_of(model),
+        "nodes": sum(len(graph.node) for graph in graphs),
+        "io": Contract.from_json(contract).io if contract else "not stated (no contract of posewarp's)",
+        "inputs": _tensors(model, model.graph.input),
+        "outputs": _tensors(model, model.graph.output),
+        "weights": dict(types),
+        "warps": [_warp(warp) for warp in find_warps(model)],
+        "metadata": metadata,
+    }
+
+
+def _tensors(model: ModelProto, values: Iterable[ValueInfoProto]) -> list[dict[str, object]]:
+    weights = {initializer.name for initializer in model.graph.initializer}
+    return [
+        {
+            "name": value.name,
+            "dtype": TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower(),
+            "shape": [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
+        }
+        for value in values
+        if value.name not in weights
+    ]
+
+
+def _warp(warp: Warp) -> dict[str, object]:
+    return {"features": warp.features, "grid": warp.grid} | {
+        name: getattr(warp, name) for name in ("mode", "padding_mode", "align_corners", "spelling")
+    }

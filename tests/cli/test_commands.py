@@ -1,0 +1,99 @@
+"""The other commands, and how quickly ``posewarp --help`` comes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from posewarp.cli.main import COMMANDS
+from posewarp.models import checkpoint
+
+
+def test_help_lists_the_commands_without_loading_torch_or_onnx():
+    code = (
+        "import sys; from posewarp.cli.main import app; app(['--help'], standalone_mode=False); "
+        "sys.exit([name for name in ('torch', 'onnx', 'onnxruntime', 'cv2') if name in sys.modules] or 0)"
+    )
+    fastest = 9.0
+    for _ in range(3):
+        started = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        fastest = min(fastest, time.perf_counter() - started)
+    assert result.returncode == 0, result.stderr
+    assert all(name in result.stdout for name in COMMANDS)
+    assert fastest < 0.5
+
+
+def test_export_then_inspect_shows_the_contract(posewarp, generator, tmp_path):
+    path = tmp_path / "generator.safetensors"
+    checkpoint.save(path, generator.state_dict(), generator.config, {"weights": "raw"})
+    code, out, err = posewarp("export", path, "--io", "tensors")
+    assert (code, err) == (0, "")
+    assert "parity" in out
+    code, out, _ = posewarp("inspect", tmp_path / "generator.onnx", "--json", tmp_path / "report.json")
+    assert code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["io"] == "tensors"
+    assert report["opset"] == 18
+    assert [entry["name"] for entry in report["inputs"]] == [
+        "source_image",
+        "source_heatmaps",
+        "target_heatmaps",
+    ]
+    assert report["outputs"][0]["shape"] == ["batch", 3, 64, 32]
+    assert [(warp["mode"], warp["padding_mode"], warp["align_corners"]) for warp in report["warps"]] == [
+        ("bilinear", "zeros", 1)
+    ] * 3
+    assert "posewarp.checkpoint_sha256" in report["metadata"]
+    for word in ("opset 18", "source_heatmaps", "(batch, 18, 64, 32)", "bilinear", "posewarp.versions"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), (b"<html>", "not an ONNX model"), (b"", "not an ONNX model")],
+)
+def test_inspect_refuses_what_is_no_model(posewarp, tmp_path, content, message):
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    code, _, err = posewarp("inspect", path)
+    assert code == 1
+    assert err.startswith(f"BackendError: {path}")
+    assert message in err
+
+
+def test_text_file_as_checkpoint_gives_one_line_and_no_file(posewarp, tmp_path):
+    path = tmp_path / "generator.pt"
+    path.write_text("not a checkpoint\n")
+    code, _, err = posewarp("export", path)
+    assert code == 1
+    assert err.startswith("CheckpointError: ")
+    assert str(path) in err
+    assert err.count("\n") == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["generator.pt"]
+
+
+def test_train_command_makes_a_checkpoint_that_names_its_command(posewarp, tmp_path):
+    arguments = ("train", "-o", tmp_path, "--steps", 2, "--batch-size", 2, "--pairs", 4, "--workers", 0)
+    code, out, _ = posewarp(*arguments, "--stop-after", 1)
+    assert code == 0
+    assert "stopped at step 1 of 2" in out
+    code, out, _ = posewarp(*arguments)
+    assert code == 0
+    loaded = checkpoint.load(tmp_path / "generator.safetensors")
+    assert loaded.metadata["command"].startswith("posewarp train -o")
+    assert "held_out_psnr_db" in json.loads(loaded.metadata["figures"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here, so --device cuda is no error")
+def test_training_on_a_gpu_that_is_not_there_is_refused(posewarp, tmp_path):
+    code, _, err = posewarp("train", "-o", tmp_path / "run", "--device", "cuda")
+    assert code == 1
+    assert err.startswith("BackendError: --device cuda")
+    assert not (tmp_path / "run").exists()
