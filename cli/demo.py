@@ -46,7 +46,7 @@ def command(
         raise DataError(f"{output} cannot be made: {exc.strerror}") from exc
     model = output / "small.onnx"
     console.print(f"exporting {CHECKPOINT.name} ...")
-    console.print(to_onnx(CHECKPOINT, model), markup=False)
+    console.print(str(to_onnx(CHECKPOINT, model)), markup=False)
 
     with Session.open(model) as session:
         transfer = PoseTransfer(session)
