@@ -80,11 +80,11 @@ def sample_figures(rng: np.random.Generator, count: int, yaw: float) -> tuple[np
     skull = _direction(np.sin(head_roll), -np.cos(head_roll), 0.6 * np.sin(pitch) + 0.1)
     joints[:, HEAD] = joints[:, NECK] + NECK_TO_HEAD * skull
 
-    crouch = np.where(rng.random(count) < 0.45, rng.random(count), 0.0)
+    crouch = np.where(rng.random(count) < 0.3, rng.random(count), 0.0)
     for side, shoulder, hip in ((-1, R_SHOULDER, R_HIP), (1, L_SHOULDER, L_HIP)):
-        # Arms: relaxed two times in five, anything else otherwise.
-        relaxed = rng.random(count) < 0.4
-        abduction = np.where(relaxed, degrees(6, 25), degrees(15, 165))
+        # Arms: relaxed two times in three, anything else otherwise.
+        relaxed = rng.random(count) < 0.67
+        abduction = np.where(relaxed, degrees(6, 25), degrees(15, 150))
         flexion = np.where(relaxed, degrees(-25, 25), degrees(-20, 70))
         elbow = np.where(relaxed, degrees(5, 40), degrees(15, 135))
         inward = degrees(-10, 100)
