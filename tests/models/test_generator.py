@@ -113,13 +113,17 @@ def by_hand(transfer, x):
     return x
 
 
-@pytest.mark.parametrize("changes", [{}, {"block_convs": 1}, {"block_convs": 3}, {"alpha_sigmoid": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"block_convs": 1}, {"block_convs": 3}, {"alpha_sigmoid": False}, {"block_residual": False}]
+)
 def test_an_incarnation_block_equals_equation_2(config, random_generator, changes):
     block = random_generator(replace(config, **changes)).patch_generation.blocks[0]
     s, t = np.random.default_rng(0).normal(size=(2, 2, config.feature_width, 8, 6))
     alpha, beta, f = by_hand(block.alpha, t), by_hand(block.beta, t), by_hand(block.f, s)
-    if "alpha_sigmoid" in changes:
+    if changes.get("alpha_sigmoid", True):
         alpha = 1 / (1 + np.exp(-alpha))
+    if changes.get("block_residual", True):
+        f = s + f
     s_next = alpha * f + beta
     t_next = 1 / (1 + np.exp(-beta)) * s_next
     with torch.no_grad():
