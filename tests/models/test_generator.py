@@ -117,19 +117,20 @@ def by_hand(transfer, x):
     "changes", [{}, {"block_convs": 1}, {"block_convs": 3}, {"alpha_sigmoid": False}, {"block_residual": False}]
 )
 def test_an_incarnation_block_equals_equation_2(config, random_generator, changes):
-    block = random_generator(replace(config, **changes)).patch_generation.blocks[0]
+    config = replace(config, **changes)
+    block = random_generator(config).patch_generation.blocks[0].double()
     s, t = np.random.default_rng(0).normal(size=(2, 2, config.feature_width, 8, 6))
     alpha, beta, f = by_hand(block.alpha, t), by_hand(block.beta, t), by_hand(block.f, s)
-    if changes.get("alpha_sigmoid", True):
+    if config.alpha_sigmoid:
         alpha = 1 / (1 + np.exp(-alpha))
-    if changes.get("block_residual", True):
+    if config.block_residual:
         f = s + f
     s_next = alpha * f + beta
     t_next = 1 / (1 + np.exp(-beta)) * s_next
     with torch.no_grad():
-        appearance, pose = block(torch.from_numpy(s).float(), torch.from_numpy(t).float())
-    np.testing.assert_allclose(appearance.numpy(), s_next, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(pose.numpy(), t_next, rtol=1e-5, atol=1e-5)
+        appearance, pose = block(torch.from_numpy(s), torch.from_numpy(t))
+    np.testing.assert_allclose(appearance.numpy(), s_next, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(pose.numpy(), t_next, rtol=1e-9, atol=1e-9)
 
 
 def test_blocks_are_chained_from_s_0_and_t_0(generator, inputs):
