@@ -153,9 +153,8 @@ def test_the_operators_word_is_the_opsets_and_ours_is_not(opset, word):
     assert (body.s, body.ref_attr_name) == ((b"", "mode") if opset < 20 else (b"linear", ""))
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), itertools.product(["portable", "plugin", "gridsample"], SPELLINGS)
-)
+@pytest.mark.parametrize("first", ["portable", "plugin", "gridsample"])
+@pytest.mark.parametrize("second", SPELLINGS)
 def test_a_spelling_can_be_changed_into_any_other(first, second):
     model = one_warp("nearest", "border", 0)
     assert rewrite_warps(rewrite_warps(model, first), second) == rewrite_warps(model, second)
@@ -211,7 +210,7 @@ def test_a_5d_warp_below_opset_20_is_refused(spelling):
 
 
 def test_a_5d_bicubic_warp_is_refused():
-    with pytest.raises(ExportError, match="5-D bicubic warp 'warped'.*no ONNX form"):
+    with pytest.raises(ExportError, match=r"5-D bicubic warp 'warped'.*no ONNX form"):
         rewrite_warps(one_warp("bicubic", opset=20, rank=5), "portable")
 
 
