@@ -22,9 +22,6 @@ from posewarp.export.spec import ExportSpec
 from posewarp.export.warps import graphs_of, opset_of
 from posewarp.runtime.errors import ExportError
 
-# Packages that warn, on the way, about themselves and not about the user's module.
-_CHATTY = r"torch\.|onnxscript\.|onnx_ir\.|copyreg"
-
 # Where frames of a traceback are not the user's code.
 _NOT_THE_USERS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parent))
 # What TensorModule puts before the names of a module's weights.
@@ -47,9 +44,9 @@ def capture(spec: ExportSpec, module: TensorModule, opset: int) -> tuple[ModelPr
     with _quiet():
         try:
             with SymbolicGrids(), torch.no_grad():
-                program = torch.export.export(
-                    module, spec.example_inputs, dynamic_shapes=(axes,), strict=False
-                )
+                # Fresh tensors: of views, torch.export would take the strides for conditions.
+                inputs = tuple(value.clone() for value in spec.at_sizes({}))
+                program = torch.export.export(module, inputs, dynamic_shapes=(axes,), strict=False)
             minima = check_dynamic(spec, program)
             model = torch.onnx.export(
                 program,
@@ -72,13 +69,16 @@ def capture(spec: ExportSpec, module: TensorModule, opset: int) -> tuple[ModelPr
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's warnings, log lines and prints about its own progress."""
+    """Without what torch warns, logs and prints of its own working.
+
+    Nothing of the user's code is lost: it ran before, as the reference, with all that it says.
+    """
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         sink = io.StringIO()
         with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-            warnings.filterwarnings("ignore", module=_CHATTY)
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(disabled)
@@ -102,20 +102,18 @@ def _tidy(spec: ExportSpec, model: ModelProto) -> ModelProto:
     if model.functions:
         model = inliner.inline_local_functions(model)
     graph = model.graph
-    symbols = {}
-    for value in graph.input:
-        dims = value.type.tensor_type.shape.dim
-        for index, axis in spec.dynamic_axes.get(value.name, {}).items():
-            symbols[dims[index].dim_param] = dims[index].dim_param = axis
-    for value in graph.output:
+    symbols: dict[str, str] = {}
+    for value in (*graph.input, *graph.output):
         for index, dim in enumerate(value.type.tensor_type.shape.dim):
             axis = spec.dynamic_axes.get(value.name, {}).get(index)
             if axis and not dim.HasField("dim_param"):
                 raise ExportError(
-                    f"the dynamic axis {axis} of output {value.name} (axis {index}) is frozen at "
-                    f"{dim.dim_value}: the module gives that size whatever its inputs' sizes are. Let it "
-                    "follow them, or leave it out of dynamic_axes"
+                    f"the dynamic axis {axis} of {value.name} (axis {index}) is frozen at {dim.dim_value}: "
+                    "the module makes that size whatever its inputs are. Let it follow them, or leave it out "
+                    "of dynamic_axes"
                 )
+            if axis and value.name in spec.input_names:
+                symbols[dim.dim_param] = axis
             if dim.HasField("dim_param"):
                 dim.dim_param = axis or re.sub(r"\bs\d+\b", lambda m: symbols.get(m[0], m[0]), dim.dim_param)
     kept = [value for value in graph.output if value.name not in spec.intermediates]

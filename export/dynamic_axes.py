@@ -89,7 +89,10 @@ def check_dynamic(spec: ExportSpec, program: ExportedProgram) -> dict[str, int]:
 
 
 def _conditions(spec: ExportSpec, program: ExportedProgram) -> list[tuple[str, CodeType]]:
-    """Each condition as text, in the axes' own names, and compiled."""
+    """Each condition as text, in the axes' own names, and compiled.
+
+    torch.export keeps them in an attribute that is not public; there is no other way to them.
+    """
 
     def named(match: re.Match) -> str:
         place, index = int(match[1]), int(match[2])

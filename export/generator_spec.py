@@ -72,6 +72,7 @@ def generator_spec(
     io: str = "image",
     dynamic_size: bool = False,
     metadata: Mapping[str, str] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> ExportSpec:
     """How a generator is exported.
 
@@ -80,6 +81,7 @@ def generator_spec(
         io: contract, ``image`` or ``tensors``.
         dynamic_size: leave height and width dynamic, in multiples of 4; else they are the configuration's.
         metadata: flat strings for the file, beside ``posewarp.config``.
+        notes: for the report.
 
     Raises: ExportError if there is no such contract.
     """
@@ -129,6 +131,7 @@ def generator_spec(
         io=io,
         settings=settings,
         metadata={"posewarp.config": json.dumps(asdict(config)), **(metadata or {})},
+        notes=notes,
     )
 
 
@@ -148,7 +151,9 @@ def checkpoint_spec(
     """
     loaded = checkpoint.load(path, weights=weights, trust=trust, config=config, key=key)
     metadata = {"posewarp.checkpoint_sha256": loaded.sha256, "posewarp.weights": loaded.weights}
-    return generator_spec(loaded.generator, io=io, dynamic_size=dynamic_size, metadata=metadata)
+    return generator_spec(
+        loaded.generator, io=io, dynamic_size=dynamic_size, metadata=metadata, notes=loaded.notes
+    )
 
 
 def _example(config: GeneratorConfig) -> tuple[Tensor, Tensor, Tensor]:

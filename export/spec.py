@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,7 @@ class ExportSpec:
         io: the contract's kind (see ``runtime.contract.Contract``).
         settings: the contract's settings.
         metadata: flat strings for the file, beside those that every export writes.
+        notes: what a user should be told, one sentence each.
 
     Raises: ExportError, when made, if these do not fit together.
     """
@@ -66,6 +67,7 @@ class ExportSpec:
     io: str = "custom"
     settings: Mapping[str, object] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.example_inputs) != len(self.input_names):
@@ -161,7 +163,7 @@ def load_spec(place: str, checkpoint: Path | None = None) -> ExportSpec:
     try:
         with _importable(Path(source).resolve().parent if source.endswith(".py") else Path.cwd()):
             function = getattr(_import(source), function_name)
-            spec = _call(function, checkpoint)
+            spec = function() if checkpoint is None else function(checkpoint)
     except ExportError:
         raise
     except Exception as exc:  # a user's code may raise anything
@@ -171,19 +173,16 @@ def load_spec(place: str, checkpoint: Path | None = None) -> ExportSpec:
     return spec
 
 
-def _call(function: Callable[..., ExportSpec], checkpoint: Path | None) -> ExportSpec:
-    return function() if checkpoint is None else function(checkpoint)
-
-
 def _import(source: str) -> object:
     if not source.endswith(".py"):
         return importlib.import_module(source)
     path = Path(source).resolve()
     if not path.is_file():
         raise ExportError(f"{source} does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"_posewarp_spec_{path.stem}"  # a user's torch.py must not become torch
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module  # where dataclasses look for their own module
     spec.loader.exec_module(module)
     return module
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +20,9 @@ from onnx import ModelProto, helper
 from posewarp.export.capture import capture
 from posewarp.export.check_graph import check_file
 from posewarp.export.generator_spec import IO, checkpoint_spec
-from posewarp.export.parity import Parity
 from posewarp.export.prepare import TensorModule, detached_copy, fold_norms
 from posewarp.export.proof import prove_parity
+from posewarp.export.report import ExportReport
 from posewarp.export.spec import ExportSpec, load_spec
 from posewarp.export.warps import FIRST_OPSET, SPELLINGS, find_warps, rewrite_warps
 from posewarp.models.config import GeneratorConfig
@@ -35,45 +35,6 @@ from posewarp.runtime.files import atomic_write, check_writable
 DEFAULT_OPSET = 18
 # A protobuf message can be no larger.
 _MAX_BYTES = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written, and what it proved.
-
-    Attributes:
-        path: the file.
-        mib: its size.
-        opset: of the standard operators.
-        warp: how warps are spelled.
-        warps: how many there are.
-        contract: what the file takes and gives.
-        parity: differences from the torch module in ONNX Runtime.
-        notes: what a user should know besides.
-        seconds: that it all took.
-    """
-
-    path: str
-    mib: float
-    opset: int
-    warp: str
-    warps: int
-    contract: Contract
-    parity: tuple[Parity, ...]
-    notes: tuple[str, ...]
-    seconds: float
-
-    def __str__(self) -> str:
-        return "\n".join(
-            (
-                f"{self.path}: {self.mib:.1f} MiB, opset {self.opset}, {self.warps} warps ({self.warp}), "
-                f"contract {self.contract.io}, {self.seconds:.0f} s",
-                *(f"  takes {tensor}" for tensor in self.contract.inputs),
-                *(f"  gives {tensor}" for tensor in self.contract.outputs),
-                *(f"  parity {parity}" for parity in self.parity),
-                *(f"  {note}" for note in self.notes),
-            )
-        )
 
 
 def to_onnx(
@@ -108,21 +69,26 @@ def to_onnx(
         raise ExportError(f"no warp spelling {warp!r}; there are {', '.join(SPELLINGS)}")
     if opset < FIRST_OPSET:
         raise ExportError(f"opset is {opset}, expected at least {FIRST_OPSET}, the first one with GridSample")
+    if options and isinstance(source, ExportSpec):
+        raise ExportError(f"{', '.join(options)}: for a checkpoint only, not with an ExportSpec")
     if output is None:
         if isinstance(source, ExportSpec):
             raise ExportError("an ExportSpec has no name for its file; give an output")
         output = Path(source).with_suffix(".onnx")
+    if Path(output).suffix != ".onnx":  # by which runtimes know it, and which no checkpoint has
+        raise ExportError(f"{output} is no name for an ONNX file; let it end in .onnx")
     check_writable(output, ExportError)
     spec = source if isinstance(source, ExportSpec) else checkpoint_spec(source, **options)
 
     reference = TensorModule(detached_copy(spec.module), len(spec.output_names) + len(spec.intermediates))
-    _try_examples(spec, reference)
+    _check_module(spec, reference)
     graph, minima = capture(spec, fold_norms(copy.deepcopy(reference)), opset)
     warps = len(find_warps(graph))
     spelled = warp if warps else "none"
     model = rewrite_warps(graph, warp)
     contract = _contract(spec, model, minima)
     _write_metadata(model, spec, contract, spelled)
+    del model.graph.value_info[:]  # shapes at the example's sizes, which readers take for fixed ones
     with atomic_write(output, ExportError) as temporary:
         _save(model, temporary)
         check_file(temporary, spec)
@@ -146,7 +112,7 @@ def to_onnx(
     )
 
 
-def _try_examples(spec: ExportSpec, reference: TensorModule) -> None:
+def _check_module(spec: ExportSpec, reference: TensorModule) -> None:
     for name, value in (*reference.named_parameters(), *reference.named_buffers()):
         if value.is_floating_point() and value.dtype != torch.float32:
             raise ExportError(
@@ -195,9 +161,7 @@ def _save(model: ModelProto, path: Path) -> None:
 
 
 def _notes(spec: ExportSpec, warp: str, minima: dict[str, int]) -> tuple[str, ...]:
-    notes = []
-    if "posewarp.weights" in spec.metadata:
-        notes.append(f"weights: {spec.metadata['posewarp.weights']}")
+    notes = list(spec.notes)
     if minima:
         notes.append("smallest size: " + ", ".join(f"{axis} {size}" for axis, size in minima.items()))
     if warp == "plugin":
