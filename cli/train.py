@@ -38,6 +38,7 @@ def command(
     ] = DEFAULTS.adversarial_weight,
     masked_l1_weight: Annotated[float, typer.Option(help="Eq. 7.")] = DEFAULTS.masked_l1_weight,
     l1_weight: Annotated[float, typer.Option(help="Unmasked L1, not in the paper.")] = DEFAULTS.l1_weight,
+    l2_weight: Annotated[float, typer.Option(help="Unmasked squared error, not in the paper.")] = DEFAULTS.l2_weight,
     warped_source_weight: Annotated[
         float, typer.Option(help="L1 of the warped source picture on the garment, fading; not in the paper.")
     ] = DEFAULTS.warped_source_weight,
@@ -50,6 +51,7 @@ def command(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that render pairs.")] = 1,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saves and sample grids.")] = 250,
+    init_from: Annotated[Path | None, typer.Option(help="Checkpoint to fine-tune.")] = None,
     stop_after: Annotated[int | None, typer.Option(min=1, help="Interrupt at this step.")] = None,
 ) -> None:
     """Train on synthetic people. Run the same command again to go on where it stopped."""
@@ -63,6 +65,7 @@ def command(
         adversarial_weight=adversarial_weight,
         masked_l1_weight=masked_l1_weight,
         l1_weight=l1_weight,
+        l2_weight=l2_weight,
         warped_source_weight=warped_source_weight,
         ema_decay=ema_decay,
         precision=precision,
@@ -80,6 +83,7 @@ def command(
         workers=workers,
         save_every=save_every,
         stop_after=stop_after,
+        init_from=init_from,
         metadata={"command": shlex.join(["posewarp", *sys.argv[1:]]), "data": "synthetic people"},
     )
     done = (

@@ -44,6 +44,7 @@ def train(
     log_every: int = 50,
     save_every: int = 250,
     stop_after: int | None = None,
+    init_from: Path | None = None,
     metadata: dict[str, str] | None = None,
 ) -> Path | None:
     """Train in a folder; if it holds an interrupted run of the same settings, go on where that stopped.
@@ -57,6 +58,7 @@ def train(
         workers: processes that render or decode pairs beside the training process.
         log_every, save_every: in steps; sample grids and held-out figures come with each save.
         stop_after: interrupt at this step, as a time limit would; None to run through.
+        init_from: a checkpoint of the same network whose weights (EMA where it has them) a new run starts from.
         metadata: strings for the checkpoint, such as the command that made it.
 
     Returns: the path of ``generator.safetensors``, None if ``stop_after`` came first.
@@ -69,6 +71,8 @@ def train(
     trainer = Trainer(generator_config, config, len(training_set), device)
     if (output / RESUME_FILE).exists():
         trainer.load_state_dict(torch.load(output / RESUME_FILE, map_location=device, weights_only=True))
+    elif init_from is not None:
+        trainer.start_from(checkpoint.load(init_from).generator)
     log = _Log(output / LOG_FILE, trainer.done)
     sampler = ResumableSampler(len(training_set), config.seed, start=trainer.done * config.batch_size)
     loader = DataLoader(

@@ -52,6 +52,20 @@ class Trainer:
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), **adam)
         self.discriminator_optimizer = torch.optim.Adam(self.discriminators.parameters(), **adam)
 
+    def start_from(self, generator: Generator) -> None:
+        """Take over a trained generator's weights, to fine-tune it.
+
+        Raises: CheckpointError if it is another network.
+        """
+        if generator.config != self.generator_config:
+            raise CheckpointError(
+                "the checkpoint to start from has another configuration than the network to train; choose its preset",
+                got=asdict(generator.config),
+                expected=asdict(self.generator_config),
+            )
+        self.generator.load_state_dict(generator.state_dict())
+        self.ema.load_state_dict(generator.state_dict())
+
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the generator and, while it has a weight, of the discriminators.
 
@@ -70,6 +84,9 @@ class Trainer:
             "l1": F.l1_loss(generated, batch.target),
         }
         total = config.masked_l1_weight * losses["masked_l1"] + config.l1_weight * losses["l1"]
+        if config.l2_weight:
+            losses["l2"] = F.mse_loss(generated, batch.target)
+            total = total + config.l2_weight * losses["l2"]
         fade = max(0.0, 1.0 - 2.0 * self.done / config.steps)
         if config.warped_source_weight and fade and stages.flow is not None:
             losses["warped_source"] = warped_source_l1(batch.source, batch.target, batch.mask, stages.flow)
