@@ -121,7 +121,9 @@ def parity(
                     f"{worst.p999:.1e}" if io == "tensors" else f"{worst.p999:.0f}{unit}",
                     f"{worst.max:.1e}" if io == "tensors" else f"{worst.max:.0f}{unit}",
                     f"{worst.p999_limit:.1e}, {worst.max_limit:.1e}" if io == "tensors" else f"1{unit}",
-                    "-" if row.float64_ratio is None else f"{row.float64_ratio:.2f} (limit {FLOAT64_RATIO_LIMIT:.0f})",
+                    "-"
+                    if row.float64_ratio is None
+                    else f"{row.float64_ratio:.2f} (limit {FLOAT64_RATIO_LIMIT:.0f})",
                 )
     Console().print(table)
     if json_path is not None:

@@ -38,7 +38,9 @@ def command(
     ] = DEFAULTS.adversarial_weight,
     masked_l1_weight: Annotated[float, typer.Option(help="Eq. 7.")] = DEFAULTS.masked_l1_weight,
     l1_weight: Annotated[float, typer.Option(help="Unmasked L1, not in the paper.")] = DEFAULTS.l1_weight,
-    l2_weight: Annotated[float, typer.Option(help="Unmasked squared error, not in the paper.")] = DEFAULTS.l2_weight,
+    l2_weight: Annotated[
+        float, typer.Option(help="Unmasked squared error, not in the paper.")
+    ] = DEFAULTS.l2_weight,
     warped_source_weight: Annotated[
         float, typer.Option(help="L1 of the warped source picture on the garment, fading; not in the paper.")
     ] = DEFAULTS.warped_source_weight,

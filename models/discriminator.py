@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ class Discriminator(nn.Module):
         super().__init__()
         channels = [3 + condition_channels, base_width, 2 * base_width, 4 * base_width]
         layers: list[nn.Module] = []
-        for a, b in zip(channels[:-1], channels[1:], strict=True):
+        for a, b in pairwise(channels):
             layers += [conv(a, b, stride=2, spectral=True, bias=True), nn.LeakyReLU(0.2, inplace=True)]
         self.layers = nn.Sequential(*layers, conv(channels[-1], 1, spectral=True, bias=True))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +19,7 @@ class Merging(nn.Module):
         width = config.feature_width
         inputs = width * (config.patch_generation + config.patch_transfer)
         channels = [inputs] + [width] * config.merge_convs
-        self.convs = nn.Sequential(
-            *(conv_block(a, b, spectral=False) for a, b in zip(channels[:-1], channels[1:], strict=True))
-        )
+        self.convs = nn.Sequential(*(conv_block(a, b, spectral=False) for a, b in pairwise(channels)))
 
     def forward(self, *features: Tensor) -> Tensor:
         """Merge one or two sets of features, (B, C, H, W) each, into one of the same shape."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +23,7 @@ class PatchTransfer(nn.Module):
         super().__init__()
         width = config.feature_width
         channels = [2 * width] + [max(width >> i, 16) for i in range(config.flow_convs)]
-        self.trunk = nn.Sequential(
-            *(conv_block(a, b, spectral=False) for a, b in zip(channels[:-1], channels[1:], strict=True))
-        )
+        self.trunk = nn.Sequential(*(conv_block(a, b, spectral=False) for a, b in pairwise(channels)))
         self.head = nn.Conv2d(channels[-1], 2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

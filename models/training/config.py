@@ -42,7 +42,7 @@ class TrainingConfig:
             raise ContractError(f"steps is {self.steps}, expected at least 1")
         if self.batch_size < 2:
             raise ContractError(
-                f"batch_size is {self.batch_size}, expected at least 2: batch norm needs statistics (8 and more is well)"
+                f"batch_size is {self.batch_size}, expected at least 2, better 8: batch norm needs statistics"
             )
         if self.precision not in ("fp32", "bf16"):
             raise ContractError(f"precision is {self.precision!r}, expected 'fp32' or 'bf16'")
