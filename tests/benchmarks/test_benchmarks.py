@@ -56,7 +56,8 @@ def test_quality_of_copying_equals_the_formula(people):
     squares = [np.square(p.source_image.astype(float) - p.target_image) for p in pairs]
     whole = [10 * np.log10(255**2 / square.mean()) for square in squares]
     garment = [
-        10 * np.log10(255**2 / square[p.garment_mask].mean()) for p, square in zip(pairs, squares, strict=True)
+        10 * np.log10(255**2 / square[p.garment_mask].mean())
+        for p, square in zip(pairs, squares, strict=True)
     ]
     assert scores["psnr_db"] == pytest.approx(np.mean(whole))
     assert scores["garment_psnr_db"] == pytest.approx(np.mean(garment))

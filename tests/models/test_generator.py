@@ -114,7 +114,8 @@ def by_hand(transfer, x):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"block_convs": 1}, {"block_convs": 3}, {"alpha_sigmoid": False}, {"block_residual": False}]
+    "changes",
+    [{}, {"block_convs": 1}, {"block_convs": 3}, {"alpha_sigmoid": False}, {"block_residual": False}],
 )
 def test_an_incarnation_block_equals_equation_2(config, random_generator, changes):
     config = replace(config, **changes)
