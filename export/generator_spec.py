@@ -82,7 +82,6 @@ def generator_spec(
         dynamic_size: leave height and width dynamic, in multiples of 4; else they are the configuration's.
         metadata: flat strings for the file, beside ``posewarp.config``.
         notes: for the report.
-        notes: for the report.
 
     Raises: ExportError if there is no such contract.
     """

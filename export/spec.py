@@ -53,7 +53,6 @@ class ExportSpec:
         settings: the contract's settings.
         metadata: flat strings for the file, beside those that every export writes.
         notes: what the export's report shall say besides, one sentence each.
-        notes: what a user should be told, one sentence each.
 
     Raises: ExportError, when made, if these do not fit together.
     """
