@@ -281,7 +281,7 @@ def test_further_passes_add_what_the_estimator_sees_in_the_warped_features(gener
     assert (thrice.flow - once.flow).abs().max() > 1
 
 
-@pytest.mark.parametrize("changes", [{"border": "border"}, {"warp_skips": False}, {"alpha_sigmoid": True}])
+@pytest.mark.parametrize("changes", [{"border": "border"}, {"warp_skips": False}, {"alpha_sigmoid": False}])
 @torch.no_grad()
 def test_a_random_network_shows_a_change_of_the_configuration(generator, inputs, changes):
     assert (with_config(generator, **changes)(*inputs) - generator(*inputs)).abs().max() > 0.1
