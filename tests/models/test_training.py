@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,25 @@ def test_run_of_other_settings_is_not_resumed(tmp_path):
     train(tmp_path, TINY, TrainingConfig(steps=2, batch_size=2), people(), people("test", 2), workers=0)
     with pytest.raises(CheckpointError, match="other settings"):
         train(tmp_path, TINY, TrainingConfig(steps=3, batch_size=2), people(), people("test", 2), workers=0)
+
+
+def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(tmp_path):
+    sets = (people(), people("test", 2))
+    first = train(tmp_path / "first", TINY, TrainingConfig(steps=3, batch_size=2), *sets, workers=0)
+    still = TrainingConfig(steps=1, batch_size=2, learning_rate=1e-12, l2_weight=1.0, ema_decay=0.0)
+    second = train(tmp_path / "second", TINY, still, *sets, workers=0, log_every=1, init_from=first)
+    before, after = (dict(checkpoint.load(path).generator.named_parameters()) for path in (first, second))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value)
+    assert "l2" in json.loads((tmp_path / "second" / "log.jsonl").read_text().splitlines()[0])
+
+
+def test_fine_tuning_another_network_is_refused(tmp_path):
+    sets = (people(), people("test", 2))
+    config = TrainingConfig(steps=1, batch_size=2)
+    first = train(tmp_path / "first", TINY, config, *sets, workers=0)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train(tmp_path / "second", replace(TINY, blocks=2), config, *sets, workers=0, init_from=first)
 
 
 @pytest.mark.parametrize(
