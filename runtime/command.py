@@ -1,7 +1,8 @@
-"""How a command ends: 0 done, 1 failed, 2 misuse, 130 interrupted; and what it says then."""
+"""How a command ends: 0 done, 1 failed, 2 misuse, 130 interrupted, 143 terminated; and what it says then."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,8 @@ def main(app: Callable[[], object]) -> None:
     Args:
         app: parses ``sys.argv``, runs, and exits with 2 on misuse, as a Typer or Click application does.
     """
+    # Unwind as for Ctrl-C: temporary files are removed and worker processes ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     warnings.showwarning = _one_line(warnings.showwarning)
     try:
         app()

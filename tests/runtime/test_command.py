@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from typing import Annotated
 
@@ -26,6 +27,25 @@ def test_an_interrupted_command_exits_with_130():
     with pytest.raises(SystemExit) as stop:
         command.main(_fail(KeyboardInterrupt()))
     assert stop.value.code == 130
+
+
+def test_a_terminated_command_unwinds_and_leaves_no_temporary_file(tmp_path):
+    code = (
+        "import time\n"
+        "from posewarp.runtime import command, files\n"
+        "def app():\n"
+        f"    with files.atomic_write({str(tmp_path / 'out.bin')!r}) as temporary:\n"
+        "        temporary.write_bytes(b'half')\n"
+        "        print('writing', flush=True)\n"
+        "        time.sleep(60)\n"
+        "command.main(app)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_fault_of_ours_keeps_its_traceback():
