@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from posewarp.models.config import GeneratorConfig
@@ -114,10 +114,8 @@ def save(
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in generator_state.items()
     }
     with atomic_write(path, CheckpointError) as temporary:
-        try:
-            save_file(tensors, temporary, strings)
-        except SafetensorError as exc:  # it wraps the operating system's errors, such as a full disk
-            raise CheckpointError(f"{path} cannot be written: {exc}") from exc
+        # Not by save_file: it makes a file that only its owner can read, whatever the umask says.
+        temporary.write_bytes(save_tensors(tensors, strings))
 
 
 def _choose_config(

@@ -61,7 +61,7 @@ class Affine(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, image, flow):
-        theta = torch.eye(2, 3) + 0.1 * flow.mean((2, 3))[..., None]
+        theta = torch.eye(2, 3) + 0.3 * flow[:, :, 0, :1]
         grid = F.affine_grid(theta, image.shape, align_corners=self.align_corners)
         return F.grid_sample(image, grid, align_corners=self.align_corners)
 

@@ -97,15 +97,26 @@ def test_a_failed_save_leaves_the_old_file_alone(tmp_path, state, config, monkey
     save(path, state, config)
     before = path.read_bytes()
 
-    def full_disk(tensors, filename, metadata):
-        pathlib.Path(filename).write_bytes(b"half")
+    write_bytes = pathlib.Path.write_bytes
+
+    def full_disk(path, data):
+        write_bytes(path, b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("posewarp.models.checkpoint.save_file", full_disk)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
     with pytest.raises(CheckpointError, match=r"ours.safetensors cannot be written: No space left"):
         save(path, state, config)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["ours.safetensors"]
+
+
+def test_a_saved_file_has_the_permissions_of_the_umask(tmp_path, state, config):
+    old = os.umask(0o022)
+    try:
+        save(tmp_path / "ours.safetensors", state, config)
+    finally:
+        os.umask(old)
+    assert (tmp_path / "ours.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_saving_under_another_name_for_the_weights_is_refused(tmp_path, state, config):
