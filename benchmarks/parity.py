@@ -106,7 +106,7 @@ def parity(
 ) -> None:
     """Compare every contract and spelling with PyTorch; exit with 1 if one is beyond its limit."""
     generator = checkpoint.load(path).generator
-    table = Table("contract", "warp", "p99.9", "max", "limits", "error against float64, times PyTorch's")
+    table = Table("contract", "warp", "p99.9", "max", "limits", "error to float64 / PyTorch's")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for io in ("tensors", "image"):
