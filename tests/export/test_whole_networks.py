@@ -1,6 +1,7 @@
-"""The presets in full, at batches 1, 2, 3 and 8, in every spelling, against PyTorch and against float64."""
+"""Whole networks at batches 1, 2, 3 and 8, in every spelling, against PyTorch and against float64."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,21 @@ import torch
 from posewarp.export.generator_spec import generator_spec
 from posewarp.export.parity import MAX_FP32, MAX_UINT8_STEPS, P999_FP32, difference
 from posewarp.export.to_onnx import to_onnx
+from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig
 from posewarp.runtime.session import Session
 
-PRESETS = ["small", "deepfashion"]
+NETWORKS = ["demo", "small", "deepfashion"]
+DEMO = Path(__file__).parents[2] / "models" / "demo" / "small.safetensors"
 BATCHES = (1, 2, 3, 8)
+
+
+@pytest.fixture
+def network(request, random_generator):
+    """The trained demo network, or a preset with random weights."""
+    if request.param == "demo":
+        return checkpoint.load(DEMO).generator
+    return random_generator(GeneratorConfig.preset(request.param))
 
 
 def batch_of(spec, size):
@@ -34,33 +45,31 @@ def run(session, spec, inputs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("warp", ["portable", "gridsample", "gather"])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_the_tensors_contract_is_pytorch_and_as_near_to_float64(preset, warp, random_generator, tmp_path):
-    generator = random_generator(GeneratorConfig.preset(preset))
-    spec = generator_spec(generator, io="tensors")
+@pytest.mark.parametrize("network", NETWORKS, indirect=True)
+def test_the_tensors_contract_is_pytorch_and_as_near_to_float64(network, warp, tmp_path):
+    spec = generator_spec(network, io="tensors")
     to_onnx(spec, tmp_path / "model.onnx", warp=warp)
-    exact_generator = copy.deepcopy(generator).double()
+    exact_network = copy.deepcopy(network).double()
     with Session.open(tmp_path / "model.onnx") as session, torch.no_grad():
         for size in BATCHES:
             inputs = batch_of(spec, size)
-            found, expected = run(session, spec, inputs), generator(*inputs).numpy()
+            found, expected = run(session, spec, inputs), network(*inputs).numpy()
             p999, largest = difference(found, expected)
             assert p999 <= P999_FP32, size
             assert largest <= MAX_FP32, size
             if size <= 2:  # float64 takes ten times as long
-                exact = exact_generator(*(value.double() for value in inputs)).numpy()
+                exact = exact_network(*(value.double() for value in inputs)).numpy()
                 own, files = difference(expected, exact), difference(found, exact)
                 assert all(f <= 2 * o for f, o in zip(files, own, strict=True)), (size, files, own)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
-def test_the_image_contract_is_pytorch_within_one_step(preset, random_generator, tmp_path):
-    spec = generator_spec(random_generator(GeneratorConfig.preset(preset)))
+@pytest.mark.parametrize("network", NETWORKS, indirect=True)
+def test_the_image_contract_is_pytorch_within_one_step(network, tmp_path):
+    spec = generator_spec(network)
     to_onnx(spec, tmp_path / "model.onnx")
     with Session.open(tmp_path / "model.onnx") as session, torch.no_grad():
         for size in BATCHES:
             inputs = batch_of(spec, size)
             found, expected = run(session, spec, inputs), spec.module(*inputs)[0].numpy()
             assert np.abs(found.astype(int) - expected.astype(int)).max() <= MAX_UINT8_STEPS, size
-            assert expected.std() > 0.3 * 127.5
