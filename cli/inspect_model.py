@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from rich.console import Console
 from rich.table import Table
 
-from posewarp.export.warps import Warp, find_warps, graphs_of, opset_of
+from posewarp.export.warps import OP, Warp, find_warps, graphs_of, opset_of
 from posewarp.runtime.contract import METADATA_KEY, Contract
 from posewarp.runtime.errors import BackendError
 from posewarp.runtime.files import atomic_write
@@ -80,7 +80,7 @@ def inspect(path: Path) -> dict[str, object]:
         "inputs": _tensors(model, model.graph.input),
         "outputs": _tensors(model, model.graph.output),
         "weights": dict(types),
-        "warps": [_warp(warp) for warp in find_warps(model)],
+        "warps": [_warp(warp, model) for warp in find_warps(model)],
         "metadata": metadata,
     }
 
@@ -98,7 +98,10 @@ def _tensors(model: ModelProto, values: Iterable[ValueInfoProto]) -> list[dict[s
     ]
 
 
-def _warp(warp: Warp) -> dict[str, object]:
-    return {"features": warp.features, "grid": warp.grid} | {
-        name: getattr(warp, name) for name in ("mode", "padding_mode", "align_corners", "spelling")
-    }
+def _warp(warp: Warp, model: ModelProto) -> dict[str, object]:
+    spelling = warp.spelling
+    if spelling == "mixed":
+        spelling = "portable" if any(function.name == OP for function in model.functions) else "plugin"
+    return {
+        name: getattr(warp, name) for name in ("features", "grid", "mode", "padding_mode", "align_corners")
+    } | {"spelling": spelling}

@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -27,11 +27,13 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run; an interrupted one goes on.")
     ],
-    preset: Annotated[str, typer.Option(help="deepfashion, market or small.")] = "small",
+    preset: Annotated[Literal["deepfashion", "market", "small"], typer.Option()] = "small",
     steps: Annotated[
-        int, typer.Option(help="Budget; the learning rate falls to zero at its end.")
+        int, typer.Option(min=1, help="Budget; the learning rate falls to zero at its end.")
     ] = DEFAULTS.steps,
-    batch_size: Annotated[int, typer.Option()] = DEFAULTS.batch_size,
+    batch_size: Annotated[
+        int, typer.Option(min=2, help="Better 8 or more: batch norm.")
+    ] = DEFAULTS.batch_size,
     learning_rate: Annotated[float, typer.Option()] = DEFAULTS.learning_rate,
     adversarial_weight: Annotated[
         float, typer.Option(help="Eq. 4; 0 trains without.")
@@ -45,7 +47,7 @@ def command(
         float, typer.Option(help="L1 of the warped source picture on the garment, fading; not in the paper.")
     ] = DEFAULTS.warped_source_weight,
     ema_decay: Annotated[float, typer.Option()] = DEFAULTS.ema_decay,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = DEFAULTS.precision,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option()] = DEFAULTS.precision,
     seed: Annotated[int, typer.Option()] = DEFAULTS.seed,
     patch_generation: Annotated[bool, typer.Option(help="Ablation switch.")] = True,
     patch_transfer: Annotated[bool, typer.Option(help="Ablation switch.")] = True,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
 
 from posewarp.runtime.draw import draw_skeleton, flow_to_colors, panel
-from posewarp.runtime.errors import ContractError
 from posewarp.runtime.files import check_writable
 from posewarp.runtime.image import check_suffix, read_image, write_image
-from posewarp.runtime.keypoint_files import ORDERS, read_keypoints
+from posewarp.runtime.keypoint_files import read_keypoints
 from posewarp.runtime.pipeline import Fitted, PoseTransfer
 from posewarp.runtime.session import Session
+
+Order = Literal["openpose-18", "body-25", "coco-17"]
 
 app = typer.Typer(add_completion=False)
 
@@ -33,7 +34,7 @@ def command(
         typer.Option("--panel", help="Write source, both skeletons, flow and result side by side."),
     ] = None,
     size: Annotated[
-        str, typer.Option(help="Of the result: network, or source for the picture's own.")
+        Literal["network", "source"], typer.Option(help="Of the result: the network's, or the picture's own.")
     ] = "network",
     target_frame: Annotated[
         str | None,
@@ -41,12 +42,14 @@ def command(
             metavar="HEIGHTxWIDTH", help="Frame of the target keypoints, if it is not the picture's."
         ),
     ] = None,
-    order: Annotated[
-        str | None, typer.Option(help=f"Of keypoint rows, if unclear: {', '.join(ORDERS)}.")
+    source_order: Annotated[
+        Order | None,
+        typer.Option(help="What the rows of the source keypoints are, if the file does not tell."),
     ] = None,
+    target_order: Annotated[Order | None, typer.Option(help="The same of the target keypoints.")] = None,
     source_name: Annotated[str | None, typer.Option(help="Row of a csv of source keypoints.")] = None,
     target_name: Annotated[str | None, typer.Option(help="Row of a csv of target keypoints.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda", "auto"], typer.Option()] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; by default all that are allowed.")
     ] = None,
@@ -58,8 +61,8 @@ def command(
             check_suffix(path)
             check_writable(path)
     picture = read_image(image)
-    source = read_keypoints(source_keypoints, name=source_name, order=order)
-    target = read_keypoints(target_keypoints, name=target_name, order=order)
+    source = read_keypoints(source_keypoints, name=source_name, order=source_order)
+    target = read_keypoints(target_keypoints, name=target_name, order=target_order)
     with Session.open(model, device=device, threads=threads) as session:
         transfer = PoseTransfer(session)
         generated = transfer(picture, source, target, target_frame=frame, size=size)
@@ -114,6 +117,6 @@ def explain(
 
 def _frame(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ContractError(f"--target-frame is {text!r}, expected HEIGHTxWIDTH such as 256x176")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise typer.BadParameter(f"--target-frame is {text!r}, expected HEIGHTxWIDTH such as 256x176")
     return int(height), int(width)

@@ -53,7 +53,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     except UnidentifiedImageError as exc:
         raise DataError(f"{path} is not a picture ({_looks_like(path)})") from exc
     except OSError as exc:
-        raise DataError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        fault = exc.strerror or f"{exc}; get it anew"  # without strerror it is Pillow's, of a truncated file
+        raise DataError(f"{path} cannot be read: {fault}") from exc
     except Exception as exc:  # damaged files make Pillow's decoders raise nearly anything
         raise DataError(f"{path} is damaged: {type(exc).__name__} {exc}") from exc
 

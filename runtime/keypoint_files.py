@@ -177,7 +177,11 @@ def _rows(raw: object, what: str, order: str | None) -> tuple[np.ndarray, str]:
     expected = ORDERS[order or KEYPOINT_ORDER]
     if len(values) != expected.count:
         other = _BY_COUNT.get(len(values))
-        hint = f"; if they are {ORDERS[other].name}, declare the order {other}" if other else ""
+        hint = (
+            f"; if they are {ORDERS[other].name}, declare the order {other} (--source-order, --target-order)"
+            if other
+            else ""
+        )
         raise DataError(
             f"{what} has {len(values)} keypoints, expected {expected.count} ({expected.name}){hint}",
             got=len(values),
@@ -195,7 +199,10 @@ def _unflatten(values: np.ndarray, what: str, order: str | None) -> tuple[np.nda
     found = lengths.get(len(values))
     if found is None:
         known = ", ".join(f"{length} ({ORDERS[key].name})" for length, key in lengths.items())
-        raise DataError(f"{what} has a list of {len(values)} numbers, expected {known}", got=len(values))
+        declared = "" if order is None else f", or leave the order {order} out"
+        raise DataError(
+            f"{what} has a list of {len(values)} numbers, expected {known}{declared}", got=len(values)
+        )
     if found != KEYPOINT_ORDER:
         _LOG.info("%s: %d numbers, read as %s", what, len(values), ORDERS[found].name)
     return values.reshape(ORDERS[found].count, -1), found
@@ -211,7 +218,9 @@ def _patn_row(text: str, what: str, name: str | None, order: str | None) -> np.n
         raise DataError(f"{what} is no keypoint file; a csv has rows name: [y, ...]: [x, ...]")
     if name not in rows:
         such = (difflib.get_close_matches(name or "", rows, 1) or list(rows))[0]
-        fault = "name one of them" if name is None else f"none is named {name}"
+        fault = (
+            "choose one by name (--source-name, --target-name)" if name is None else f"none is named {name}"
+        )
         raise DataError(f"{what} has {len(rows)} rows, {fault}; one would be {such}", got=name)
     what = f"{what}, row {name}"
     try:

@@ -118,10 +118,26 @@ def test_misuse_exits_with_2(posewarp, model):
     assert posewarp("no-such-command")[0] == 2
 
 
-def test_target_frame_must_be_a_size(posewarp, model, files, tmp_path):
-    arguments = transfer_arguments(model, files, tmp_path / "out.png")
-    code, _, err = posewarp(*arguments, "--target-frame", "256")
-    _check_refusal(code, err, "ContractError: --target-frame is '256', expected HEIGHTxWIDTH")
+@pytest.mark.parametrize(
+    "option",
+    ["--target-frame=256", "--target-frame=0x9", "--size=big", "--device=tpu", "--source-order=coco"],
+)
+def test_values_that_no_option_has_are_misuse(posewarp, model, files, tmp_path, option):
+    code, _, err = posewarp(*transfer_arguments(model, files, tmp_path / "out.png"), option)
+    assert code == 2
+    assert option.partition("=")[0] in err
+
+
+def test_each_keypoint_file_has_an_order_of_its_own(posewarp, model, files, tmp_path):
+    """17 rows of COCO as the source, 18 of OpenPose as the target."""
+    rows = np.array(json.loads(files["source_keypoints"].read_text()))
+    coco = rows[[0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]]
+    (tmp_path / "coco.json").write_text(json.dumps(coco.tolist()))
+    mixed = files | {"source_keypoints": tmp_path / "coco.json"}
+    code, _, err = posewarp(
+        *transfer_arguments(model, mixed, tmp_path / "out.png"), "--source-order", "coco-17"
+    )
+    assert (code, err) == (0, "")
 
 
 def _check_refusal(code, err, message):

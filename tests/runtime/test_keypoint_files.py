@@ -165,8 +165,8 @@ def test_lengths_are_inferred_and_named(read, caplog):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (coco().tolist(), {}, r"17 keypoints, expected 18 .* if they are COCO-17, declare the order coco-17"),
-        ([[1, 1]] * 25, {}, r"25 keypoints, expected 18 .* BODY_25, declare the order body-25"),
+        (coco().tolist(), {}, r"17 keypoints, expected 18 .* if they are COCO-17, declare it: --source-order coco-17"),
+        ([[1, 1]] * 25, {}, r"25 keypoints, expected 18 .* BODY_25, declare it: --source-order body-25"),
         ([[1, 1]] * 16, {}, r"16 keypoints, expected 18 \(OpenPose's COCO-18\)$"),
         ([[1, 1]] * 18, {"order": "coco-17"}, r"18 keypoints, expected 17 \(COCO-17\)"),
         ([1] * 45, {}, r"list of 45 numbers, expected 54 .* 75 \(OpenPose's BODY_25\), 51 \(COCO-17\)"),
@@ -274,7 +274,7 @@ def test_csv_keeps_a_corner_and_drops_half_a_joint():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, r"has 2 rows, name one of them; one would be a_1\.jpg"),
+        (None, r"has 2 rows, choose one by name .*; one would be a_1\.jpg"),
         ("b_3.jpg", r"none is named b_3\.jpg; .* b_2\.jpg"),
     ],
 )
