@@ -76,20 +76,24 @@ def command(
         seed=seed,
     )
     size = {"height": network.height, "width": network.width, "seed": seed}
-    result = train(
-        output,
-        network,
-        training,
-        SyntheticPeople(**size, split="train", length=pairs),
-        # Not the pairs that benchmarks/quality.py scores: those are the first of the test split.
-        SyntheticPeople(**{**size, "seed": seed + 1}, split="test", length=64),
-        device=device,
-        workers=workers,
-        save_every=save_every,
-        stop_after=stop_after,
-        init_from=init_from,
-        metadata={"command": shlex.join(["posewarp", *sys.argv[1:]]), "data": "synthetic people"},
-    )
+    try:
+        result = train(
+            output,
+            network,
+            training,
+            SyntheticPeople(**size, split="train", length=pairs),
+            # Not the pairs that benchmarks/quality.py scores: those are the first of the test split.
+            SyntheticPeople(**{**size, "seed": seed + 1}, split="test", length=64),
+            device=device,
+            workers=workers,
+            save_every=save_every,
+            stop_after=stop_after,
+            init_from=init_from,
+            metadata={"command": shlex.join(["posewarp", *sys.argv[1:]]), "data": "synthetic people"},
+        )
+    except (KeyboardInterrupt, SystemExit):
+        print(f"\ninterrupted; the same command goes on from the last save in {output}", file=sys.stderr)
+        raise
     done = (
         f"wrote {result}" if result else f"stopped at step {stop_after} of {steps}; the same command goes on"
     )

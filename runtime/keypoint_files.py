@@ -177,11 +177,7 @@ def _rows(raw: object, what: str, order: str | None) -> tuple[np.ndarray, str]:
     expected = ORDERS[order or KEYPOINT_ORDER]
     if len(values) != expected.count:
         other = _BY_COUNT.get(len(values))
-        hint = (
-            f"; if they are {ORDERS[other].name}, declare the order {other} (--source-order, --target-order)"
-            if other
-            else ""
-        )
+        hint = f"; if they are {ORDERS[other].name}, declare it: --source-order {other}" if other else ""
         raise DataError(
             f"{what} has {len(values)} keypoints, expected {expected.count} ({expected.name}){hint}",
             got=len(values),
