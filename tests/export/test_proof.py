@@ -99,6 +99,23 @@ def test_every_wrong_warp_is_seen(wrong, path):
         prove(warp_file(path), wrong)
 
 
+def test_the_first_stage_that_differs_is_named(path):
+    """What comes after a wrong stage is wrong too; the line names the stage."""
+    warp_file(path, extra=[helper.make_node("Abs", ["warped"], ["result"])])
+    model = onnx.load(path)
+    model.graph.output[0].name = "result"
+    onnx.save(model, path)
+
+    class Wrong(Warp):
+        def forward(self, image, grid):
+            warped = super().forward(image, grid.flip(-1))
+            return warped.abs(), warped
+
+    spec = spec_of(Wrong(), output_names=("result",), intermediates=("warped",), dynamic_axes={})
+    with pytest.raises(ExportError, match=r"differs from the torch module: warped: p99\.9"):
+        prove_parity(path, spec, TensorModule(Wrong().eval(), 2))
+
+
 def test_a_network_that_amplifies_rounding_is_judged_by_float64(path):
     """A thousandfold after a thousandth: torch's fp32 is as far from float64 as the file is."""
 

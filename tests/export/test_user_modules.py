@@ -191,6 +191,14 @@ def test_what_cannot_be_exported_is_refused_and_leaves_no_file(function, message
     assert not list(tmp_path.iterdir())
 
 
+def test_an_opset_in_which_an_operator_has_no_form_is_refused(tmp_path):
+    """ReduceMean takes its axes as an input from opset 18 on, and no converter goes back."""
+    module = Function(lambda image, flow: image + flow.mean((2, 3), keepdim=True)[:, :1])
+    with pytest.raises(ExportError, match=r"wrote opset 18 instead of 16.*use --opset 18"):
+        to_onnx(spec_of(module), tmp_path / "mean.onnx", opset=16)
+    assert not list(tmp_path.iterdir())
+
+
 def test_sizes_in_multiples_are_exported_when_asked_so(tmp_path):
     module = Function(_pool_and_back)
     spec = spec_of(module, multiple_of={"height": 4, "width": 4})

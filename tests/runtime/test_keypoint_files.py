@@ -165,7 +165,11 @@ def test_lengths_are_inferred_and_named(read, caplog):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (coco().tolist(), {}, r"17 keypoints, expected 18 .* if they are COCO-17, declare it: --source-order coco-17"),
+        (
+            coco().tolist(),
+            {},
+            r"17 keypoints, expected 18 .* if they are COCO-17, declare it: --source-order coco-17",
+        ),
         ([[1, 1]] * 25, {}, r"25 keypoints, expected 18 .* BODY_25, declare it: --source-order body-25"),
         ([[1, 1]] * 16, {}, r"16 keypoints, expected 18 \(OpenPose's COCO-18\)$"),
         ([[1, 1]] * 18, {"order": "coco-17"}, r"18 keypoints, expected 17 \(COCO-17\)"),
