@@ -18,6 +18,7 @@ check: $(VENV)/.installed         ## lint and format
 
 # One environment for all of these: -e, so that a changed source needs no second install.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	@echo "making the environment in $(VENV): torch, onnxruntime and others; minutes where they must be downloaded"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@

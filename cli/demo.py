@@ -45,7 +45,7 @@ def command(
     except OSError as exc:
         raise DataError(f"{output} cannot be made: {exc.strerror}") from exc
     model = output / "small.onnx"
-    console.print(f"exporting {CHECKPOINT.name} ...")
+    console.print(f"exporting {CHECKPOINT.name}, some ten seconds ...")
     console.print(str(to_onnx(CHECKPOINT, model)), markup=False)
 
     with Session.open(model) as session:

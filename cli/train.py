@@ -76,6 +76,7 @@ def command(
         seed=seed,
     )
     size = {"height": network.height, "width": network.width, "seed": seed}
+    print(f"training {steps} steps; log, samples and saves in {output}", flush=True)
     try:
         result = train(
             output,
