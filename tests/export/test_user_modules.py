@@ -199,6 +199,15 @@ def test_an_opset_in_which_an_operator_has_no_form_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_float64_buffer_is_named(tmp_path):
+    module = Function(lambda image, flow: image + module.base.float())
+    module.register_buffer("base", torch.from_numpy(np.linspace(-1, 1, 12)))
+    with pytest.raises(
+        ExportError, match=r"base is torch\.float64, expected torch\.float32: make the module fp32"
+    ):
+        to_onnx(spec_of(module), tmp_path / "buffer.onnx")
+
+
 def test_sizes_in_multiples_are_exported_when_asked_so(tmp_path):
     module = Function(_pool_and_back)
     spec = spec_of(module, multiple_of={"height": 4, "width": 4})
