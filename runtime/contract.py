@@ -50,9 +50,9 @@ class Contract:
             or ``custom`` (a user's own network).
         inputs, outputs: the tensors, in the model's order; they are bound by name.
         settings: what a caller must know besides, all plain JSON: ``height``, ``width`` (pixels, the
-            network's own size), ``size_multiple`` (where height and width are dynamic), ``heatmap_sigma_px``,
-            ``heatmap_kind``, ``keypoint_order``, ``flow`` (the internal tensor that holds the flow in pixels
-            of the feature map, (N, 2, H/4, W/4)).
+            network's own size), ``size_multiple`` (where height and width are dynamic), ``minimum`` (the
+            smallest size of dynamic axes, by name), ``heatmap_sigma_px``, ``heatmap_kind``, ``keypoint_order``,
+            ``flow`` (the internal tensor that holds the flow in pixels of the feature map, (N, 2, H/4, W/4)).
     """
 
     io: str
@@ -106,6 +106,14 @@ class Contract:
                     f"input {name} has {axis} {size}, expected a multiple of {multiple}; scale or pad it",
                     got=size,
                     expected=multiple,
+                )
+        for axis, smallest in self.settings.get("minimum", {}).items():
+            size, name = sizes.get(axis, (smallest, ""))
+            if size < smallest:
+                raise ContractError(
+                    f"input {name} has {axis} {size}, expected at least {smallest}",
+                    got=size,
+                    expected=smallest,
                 )
         return arrays
 
@@ -166,9 +174,10 @@ class Contract:
 
 
 def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
-    for name in ("height", "width", "size_multiple"):
-        if name in data and (type(data[name]) is not int or data[name] < 1):
-            raise TypeError(f"{name} is {data[name]!r}, not a positive whole number")
+    sizes = {name: data[name] for name in ("height", "width", "size_multiple") if name in data}
+    for name, size in {**sizes, **data.get("minimum", {})}.items():
+        if type(size) is not int or size < 1:
+            raise TypeError(f"{name} is {size!r}, not a positive whole number")
     return dict(data)
 
 

@@ -21,7 +21,7 @@ from posewarp.models.training.batches import Batch, ResumableSampler
 from posewarp.models.training.config import TrainingConfig
 from posewarp.models.training.trainer import Trainer
 from posewarp.models.warp import resize_flow, warp
-from posewarp.runtime.errors import DataError
+from posewarp.runtime.errors import CheckpointError, DataError
 from posewarp.runtime.files import atomic_write
 from posewarp.runtime.image import write_image
 
@@ -61,7 +61,8 @@ def train(
         metadata: strings for the checkpoint, such as the command that made it.
 
     Returns: the path of ``generator.safetensors``, None if ``stop_after`` came first.
-    Raises: CheckpointError if the folder holds a run of other settings; DataError if it cannot be written.
+    Raises: CheckpointError if the folder holds a damaged run, or one of other settings; DataError if it cannot
+        be written.
     """
     try:
         (output / "samples").mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def train(
         raise DataError(f"{output} cannot be made: {exc.strerror}") from exc
     trainer = Trainer(generator_config, config, len(training_set), device)
     if (output / RESUME_FILE).exists():
-        trainer.load_state_dict(torch.load(output / RESUME_FILE, map_location=device, weights_only=True))
+        _resume(trainer, output / RESUME_FILE)
     elif init_from is not None:
         trainer.start_from(checkpoint.load(init_from).generator)
     log = _Log(output / LOG_FILE, trainer.done)
@@ -126,12 +127,27 @@ def train(
     return result
 
 
+def _resume(trainer: Trainer, path: Path) -> None:
+    try:
+        trainer.load_state_dict(torch.load(path, map_location=trainer.device, weights_only=True))
+    except CheckpointError:
+        raise
+    except Exception as exc:  # of a damaged or foreign file torch raises nearly anything
+        raise CheckpointError(
+            f"{path} cannot be resumed from ({type(exc).__name__}); remove it to begin anew, or use another folder"
+        ) from exc
+
+
 class _Log:
-    """JSON lines; those after the step that a run resumes from are dropped, for it writes them anew."""
+    """JSON lines; those after the step that a run resumes from are dropped, for it writes them anew.
+
+    A last line without its end is one that a kill cut short: it is later than any save.
+    """
 
     def __init__(self, path: Path, done: int):
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()
         kept = [line for line in lines if json.loads(line)["step"] <= done]
         with atomic_write(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))

@@ -131,6 +131,7 @@ class Trainer:
         return {
             "config": asdict(self.generator_config),
             "training": asdict(self.config) | {"betas": list(self.config.betas)},
+            "pairs": self.pairs,
             "step": self.done,
             "model": self.generator.state_dict(),
             "ema": self.ema.state_dict(),
@@ -142,15 +143,19 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over what ``state_dict`` gave.
 
-        Raises: CheckpointError if it was made with another network or other training settings.
+        Raises: CheckpointError if it was made with another network, other training settings, or another number
+            of pairs, which would change the schedule.
         """
-        if GeneratorConfig.from_dict(state["config"]) != self.generator_config or (
-            TrainingConfig.from_dict(state["training"]) != self.config
-        ):
+        config, training = (
+            GeneratorConfig.from_dict(state["config"]),
+            TrainingConfig.from_dict(state["training"]),
+        )
+        got, expected = (config, training, state["pairs"]), (self.generator_config, self.config, self.pairs)
+        if got != expected:
             raise CheckpointError(
                 "the run to resume has other settings than were given now; give the same ones, or another folder",
-                got=(state["config"], state["training"]),
-                expected=(asdict(self.generator_config), asdict(self.config)),
+                got=got,
+                expected=expected,
             )
         self.done = int(state["step"])
         self.generator.load_state_dict(state["model"])

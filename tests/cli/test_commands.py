@@ -91,8 +91,8 @@ def test_train_command_makes_a_checkpoint_that_names_its_command(posewarp, tmp_p
     assert "held_out_psnr_db" in json.loads(loaded.metadata["figures"])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here, so --device cuda is no error")
-def test_training_on_a_gpu_that_is_not_there_is_refused(posewarp, tmp_path):
+def test_training_on_a_gpu_that_is_not_there_is_refused(posewarp, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, _, err = posewarp("train", "-o", tmp_path / "run", "--device", "cuda")
     assert code == 1
     assert err.startswith("BackendError: --device cuda")

@@ -97,7 +97,7 @@ def test_resumed_run_equals_an_unbroken_one(tmp_path, precision):
     assert train(tmp_path / "broken", TINY, config, *sets, **options, stop_after=3) is None
     # As if it had gone on to log a fourth step before it was killed.
     with (tmp_path / "broken" / "log.jsonl").open("a") as file:
-        file.write('{"step": 4, "l1": 9.9}\n')
+        file.write('{"step": 4, "l1": 9.9}\n{"step": 5, "l')
     resumed = train(tmp_path / "broken", TINY, config, *sets, **options)
 
     def curve(folder):
@@ -128,6 +128,25 @@ def test_run_of_other_settings_is_not_resumed(tmp_path):
     train(tmp_path, TINY, TrainingConfig(steps=2, batch_size=2), people(), people("test", 2), workers=0)
     with pytest.raises(CheckpointError, match="other settings"):
         train(tmp_path, TINY, TrainingConfig(steps=3, batch_size=2), people(), people("test", 2), workers=0)
+
+
+def test_run_of_another_number_of_pairs_is_not_resumed(tmp_path):
+    config = TrainingConfig(steps=2, batch_size=2)
+    train(tmp_path, TINY, config, people(), people("test", 2), workers=0, stop_after=1)
+    with pytest.raises(CheckpointError, match="other settings"):
+        train(tmp_path, TINY, config, people(length=13), people("test", 2), workers=0)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"<html>"])
+def test_damaged_save_is_named_and_left_alone(tmp_path, damage):
+    config = TrainingConfig(steps=2, batch_size=2)
+    train(tmp_path, TINY, config, people(), people("test", 2), workers=0, stop_after=1)
+    save = tmp_path / "last.pt"
+    save.write_bytes(damage(save.read_bytes()))
+    before = save.read_bytes()
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be resumed from .* another folder"):
+        train(tmp_path, TINY, config, people(), people("test", 2), workers=0)
+    assert save.read_bytes() == before
 
 
 def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(tmp_path):

@@ -67,6 +67,8 @@ def test_contract_comes_from_the_metadata(identity):
         '{"io": "custom", "inputs": [{"name": "x", "dtype": "float32", "shape": [null]}], "outputs": []}',
         '{"io": "custom", "inputs": [], "outputs": [], "settings": {"height": "256"}}',
         '{"io": "custom", "inputs": [], "outputs": [], "settings": {"size_multiple": 0}}',
+        '{"io": "custom", "inputs": [], "outputs": [], "settings": {"minimum": 8}}',
+        '{"io": "custom", "inputs": [], "outputs": [], "settings": {"minimum": {"height": "8"}}}',
     ],
 )
 def test_metadata_that_is_no_contract_is_named(identity, text):
@@ -193,6 +195,15 @@ def test_size_multiple_is_checked_where_size_is_dynamic(identity):
     assert session.run({"x": np.zeros((2, 3, 8, 12), np.float32)})["y"].shape == (2, 3, 8, 12)
     with pytest.raises(ContractError, match="input x has width 10, expected a multiple of 4"):
         session.run({"x": np.zeros((2, 3, 8, 10), np.float32)})
+
+
+def test_smallest_size_is_checked_where_size_is_dynamic(identity):
+    shape = ("batch", 3, "height", "width")
+    settings = {"minimum": {"height": 8, "width": 8}}
+    session = Session.open(identity(shape), contract=one_to_one("tensors", shape, settings))
+    assert session.run({"x": np.zeros((1, 3, 8, 8), np.float32)})["y"].shape == (1, 3, 8, 8)
+    with pytest.raises(ContractError, match="input x has height 4, expected at least 8"):
+        session.run({"x": np.zeros((1, 3, 4, 8), np.float32)})
 
 
 def test_fixed_batch_is_run_in_parts(onnx_file, rng):
