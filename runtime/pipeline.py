@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from posewarp.runtime.contract import Contract
 from posewarp.runtime.errors import ContractError
 from posewarp.runtime.fit import Fit
 from posewarp.runtime.image import check_image, from_tensor, to_tensor
@@ -136,16 +137,8 @@ class PoseTransfer:
         target_frame: tuple[int, int] | None = None,
     ) -> Fitted:
         """Bring picture and keypoints into the network's frame; arguments and errors as for a call."""
-        check_image(image)
-        height, width = image.shape[:2]
-        fit = Fit.to_size(height, width, self.height, self.width)
-        height, width = target_frame or (height, width)
-        target_fit = Fit.to_size(height, width, self.height, self.width)
-        return Fitted(
-            fit.image(image),
-            _fit_keypoints(fit, source_keypoints, "source_keypoints"),
-            _fit_keypoints(target_fit, target_keypoints, "target_keypoints"),
-            fit,
+        return fit_sample(
+            image, source_keypoints, target_keypoints, self.height, self.width, target_frame=target_frame
         )
 
     def run(self, fitted: Sequence[Fitted]) -> dict[str, np.ndarray]:
@@ -153,23 +146,49 @@ class PoseTransfer:
 
         Returns: ``generated``, uint8 (N, H, W, 3), and the session's extra outputs, by name.
         """
-        images = np.stack([one.image for one in fitted])
-        source = np.stack([one.source_keypoints for one in fitted])
-        target = np.stack([one.target_keypoints for one in fitted])
-        contract = self.session.contract
-        if contract.io == "image":
-            return self.session.run(
-                {"source_image": images, "source_keypoints": source, "target_keypoints": target}
-            )
-        sigma_px, kind = contract.settings["heatmap_sigma_px"], contract.settings["heatmap_kind"]
-        outputs = self.session.run(
-            {
-                "source_image": to_tensor(images),
-                "source_heatmaps": to_heatmaps(source, self.height, self.width, sigma_px, kind),
-                "target_heatmaps": to_heatmaps(target, self.height, self.width, sigma_px, kind),
-            }
-        )
+        outputs = self.session.run(to_feeds(self.session.contract, fitted))
+        if self.session.contract.io == "image":
+            return outputs
         return {**outputs, "generated": from_tensor(outputs["generated"])}
+
+
+def fit_sample(
+    image: np.ndarray,
+    source_keypoints: np.ndarray,
+    target_keypoints: np.ndarray,
+    height: int,
+    width: int,
+    *,
+    target_frame: tuple[int, int] | None = None,
+) -> Fitted:
+    """Bring a picture and keypoints of any frame into one of ``height`` and ``width``.
+
+    Other arguments and errors as for ``PoseTransfer``'s call.
+    """
+    check_image(image)
+    fit = Fit.to_size(*image.shape[:2], height, width)
+    target_fit = Fit.to_size(*(target_frame or image.shape[:2]), height, width)
+    return Fitted(
+        fit.image(image),
+        _fit_keypoints(fit, source_keypoints, "source_keypoints"),
+        _fit_keypoints(target_fit, target_keypoints, "target_keypoints"),
+        fit,
+    )
+
+
+def to_feeds(contract: Contract, fitted: Sequence[Fitted]) -> dict[str, np.ndarray]:
+    """Inputs of a pose-transfer model with the contract ``image`` or ``tensors``, by name; one batch."""
+    images = np.stack([one.image for one in fitted])
+    source = np.stack([one.source_keypoints for one in fitted])
+    target = np.stack([one.target_keypoints for one in fitted])
+    if contract.io == "image":
+        return {"source_image": images, "source_keypoints": source, "target_keypoints": target}
+    frame = (*images.shape[1:3], contract.settings["heatmap_sigma_px"], contract.settings["heatmap_kind"])
+    return {
+        "source_image": to_tensor(images),
+        "source_heatmaps": to_heatmaps(source, *frame),
+        "target_heatmaps": to_heatmaps(target, *frame),
+    }
 
 
 def _fit_keypoints(fit: Fit, keypoints: np.ndarray, what: str) -> np.ndarray:
