@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from networks.fixtures import foreign  # noqa: F401 (a fixture for all folders)
 from torch import nn
 
 from posewarp.export.generator_spec import generator_spec
