@@ -12,14 +12,22 @@ operator says linear and cubic from opset 20 on, where TensorRT's parsers before
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, parser, shape_inference
+from onnx import (
+    FunctionProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    helper,
+    parser,
+    shape_inference,
+)
 
 from posewarp.export.gather import gather_function
+from posewarp.export.inlining import STANDARD, all_nodes, graphs_of, inline, key_of, nodes_of, opset_of
 from posewarp.runtime.errors import ExportError
 
 SPELLINGS = ("portable", "plugin", "gridsample", "gather")
@@ -32,6 +40,12 @@ PLUGIN_VERSION = "1"
 # GridSample came with opset 16; opset 20 added the 5-D form and renamed two modes.
 FIRST_OPSET, RENAMED_OPSET = 16, 20
 _RENAMED = {"bilinear": "linear", "bicubic": "cubic"}
+MODES = ("bilinear", "nearest", "bicubic")
+PADDING_MODES = ("zeros", "border", "reflection")
+
+_FUNCTIONS_IR = 8  # the IR version that brought model-local functions
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_GATHERS = "posewarp.gather"  # a domain that no file leaves with
 
 
 @dataclass(frozen=True)
@@ -58,20 +72,20 @@ class Warp:
 
 
 def find_warps(model: ModelProto) -> list[Warp]:
-    """All GridSample and MixedGridSample nodes, those inside If and Loop included."""
-    return [warp for graph in graphs_of(model.graph) for node in graph.node if (warp := _read(node))]
-
-
-def opset_of(model: ModelProto) -> int:
-    """Version of the standard operators that a model imports."""
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    """All warps, those inside If, Loop and Scan included, and those of functions once for each call."""
+    graphs = graphs_of(_with_warps_in_graphs(model).graph)
+    return [warp for graph in graphs for node in graph.node if (warp := _read(node))]
 
 
 def rewrite_warps(model: ModelProto, to: str) -> ModelProto:
     """Spell every warp of a model in one way.
 
+    Functions that hold warps are put in place of their calls. Where features and grid are of several types,
+    or a grid is of 16 bits, Casts are added: positions are read in float32, the result has the features' type.
+
     Args:
-        model: with warps as GridSample or MixedGridSample nodes; left as it is.
+        model: of ours or anyone's, with warps as MixedGridSample, GridSample or ONNX Runtime's
+            com.microsoft::GridSample; left as it is.
         to: one of ``SPELLINGS``.
 
     Returns: a new model; all else is unchanged.
@@ -79,34 +93,61 @@ def rewrite_warps(model: ModelProto, to: str) -> ModelProto:
     """
     if to not in SPELLINGS:
         raise ExportError(f"no warp spelling {to!r}; there are {', '.join(SPELLINGS)}")
-    opset = opset_of(model)
-    _check(model, to, opset)
-    rewritten = ModelProto()
-    rewritten.CopyFrom(model)
-    warps = find_warps(model)
+    rewritten = _with_warps_in_graphs(model)
+    warps = find_warps(rewritten)
+    if not warps:
+        return rewritten
+    opset = opset_of(rewritten)
+    types = _types(rewritten)
+    for warp in warps:
+        _check(warp, types, to, opset)
+    _check_versions(rewritten)
+    _forget_ours(rewritten)
+    names = {name for node in all_nodes(rewritten) for name in (*node.input, *node.output)}
     for graph in graphs_of(rewritten.graph):
-        for node in graph.node:
-            if warp := _read(node):
-                node.CopyFrom(_write(warp, to, opset, node.name))
-    _drop_domain(rewritten)
-    if to in ("portable", "plugin") and warps:
-        rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        if any(map(_read, graph.node)):
+            nodes = [new for node in graph.node for new in _respell(node, to, opset, types, names)]
+            del graph.node[:]
+            graph.node.extend(nodes)
+    if to in ("portable", "plugin"):
+        _import(rewritten, DOMAIN)
         if to == "portable":
-            rewritten.functions.append(_portable_function(warps[0].mode, opset))
-    if to == "gather" and warps:
-        rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+            rewritten.functions.append(_portable_function(opset))
+            rewritten.ir_version = max(rewritten.ir_version, _FUNCTIONS_IR)
+    if to == "gather":
         kinds = {_gather_name(w): (w.mode, w.padding_mode, w.align_corners) for w in warps}
         rewritten.functions.extend(
-            gather_function(DOMAIN, name, *kind, opset) for name, kind in kinds.items()
+            gather_function(_GATHERS, name, *kind, opset) for name, kind in kinds.items()
         )
-        rewritten = inliner.inline_selected_functions(rewritten, [(DOMAIN, name) for name in kinds])
-        _drop_domain(rewritten)
+        _import(rewritten, _GATHERS)
+        rewritten = inline(rewritten, ((_GATHERS, name) for name in kinds))
+        _forget(rewritten, _GATHERS)
     return rewritten
 
 
+def _with_warps_in_graphs(model: ModelProto) -> ModelProto:
+    """The model, after functions that hold warps, themselves or in functions that they call, were inlined."""
+    holders: set[tuple[str, str]] = set()
+    found = True
+    while found:
+        found = {
+            key_of(function)
+            for function in model.functions
+            if key_of(function) not in {*holders, (DOMAIN, OP)}
+            and any(_is_warp(n) or (n.domain, n.op_type) in holders for n in nodes_of(function.node))
+        }
+        holders |= found
+    return inline(model, holders)
+
+
+def _is_warp(node: NodeProto) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, OP) or (
+        node.domain in (*STANDARD, "com.microsoft") and node.op_type == "GridSample"
+    )
+
+
 def _read(node: NodeProto) -> Warp | None:
-    standard = node.domain in ("", "ai.onnx") and node.op_type == "GridSample"
-    if not standard and (node.domain, node.op_type) != (DOMAIN, OP):
+    if not _is_warp(node):
         return None
     values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     mode = values.get("mode", b"bilinear").decode()
@@ -117,26 +158,45 @@ def _read(node: NodeProto) -> Warp | None:
         mode={new: old for old, new in _RENAMED.items()}.get(mode, mode),
         padding_mode=values.get("padding_mode", b"zeros").decode(),
         align_corners=values.get("align_corners", 0),
-        spelling="gridsample" if standard else "mixed",
+        spelling="mixed" if node.domain == DOMAIN else "gridsample",
     )
 
 
-def _write(warp: Warp, to: str, opset: int, name: str) -> NodeProto:
-    inputs, outputs = [warp.features, warp.grid], [warp.output]
+def _respell(node: NodeProto, to: str, opset: int, types: Types, names: set[str]) -> list[NodeProto]:
+    """The nodes that take the place of one; all others stay."""
+    warp = _read(node)
+    if warp is None:
+        return [node]
+    features, grid, output = warp.features, warp.grid, warp.output
+    features_type, grid_type = (_element_type(types, name) for name in (features, grid))
+    before, after = [], []
+    one_type = to == "gridsample" and TensorProto.UNDEFINED not in (features_type, grid_type)
+    if grid_type in _HALVES and (to != "gridsample" or features_type != grid_type):
+        grid = _fresh(f"{output}_grid", names)
+        before.append(helper.make_node("Cast", [warp.grid], [grid], grid, to=TensorProto.FLOAT))
+    if one_type and features_type != grid_type and features_type in _HALVES:
+        features = _fresh(f"{output}_features", names)
+        before.append(helper.make_node("Cast", [warp.features], [features], features, to=TensorProto.FLOAT))
+        output = _fresh(f"{output}_sampled", names)
+        after.append(helper.make_node("Cast", [output], [warp.output], f"{output}_cast", to=features_type))
+    return [*before, _write(warp, [features, grid], output, to, opset, node.name), *after]
+
+
+def _write(warp: Warp, inputs: list[str], output: str, to: str, opset: int, name: str) -> NodeProto:
     if to == "gather":
-        return helper.make_node(_gather_name(warp), inputs, outputs, name, domain=DOMAIN)
+        return helper.make_node(_gather_name(warp), inputs, [output], name, domain=_GATHERS)
+    standard = standard_mode(warp.mode, opset)
     reading = {"padding_mode": warp.padding_mode, "align_corners": warp.align_corners}
     if to == "gridsample":
-        return helper.make_node(
-            "GridSample", inputs, outputs, name, mode=standard_mode(warp.mode, opset), **reading
-        )
+        return helper.make_node("GridSample", inputs, [output], name, mode=standard, **reading)
     return helper.make_node(
         OP,
         inputs,
-        outputs,
+        [output],
         name,
         domain=DOMAIN,
         mode=warp.mode,
+        **({"standard_mode": standard} if opset >= RENAMED_OPSET else {}),
         **reading,
         plugin_namespace=PLUGIN_NAMESPACE,
         plugin_version=PLUGIN_VERSION,
@@ -148,17 +208,23 @@ def standard_mode(mode: str, opset: int) -> str:
     return _RENAMED.get(mode, mode) if opset >= RENAMED_OPSET else mode
 
 
-def _portable_function(mode: str, opset: int) -> onnx.FunctionProto:
-    """The body: sample in the grid's type (fp32), give the features' type back."""
-    # From opset 20 on the word on our node is not the operator's, so the function holds the operator's.
-    spoken = "@mode" if opset < RENAMED_OPSET else f'"{standard_mode(mode, opset)}"'
+def _portable_function(opset: int) -> FunctionProto:
+    """The body: sample in the grid's type (fp32), give the features' type back.
+
+    From opset 20 on the plugin's word is not the operator's, so the node carries both. (A body for each word, by
+    function overloads, passes the checker and ONNX Runtime, but TensorRT-RTX 1.7 takes the first for all.)
+    """
+    word = "standard_mode" if opset >= RENAMED_OPSET else "mode"
+    names = dict.fromkeys(
+        ("mode", word, "padding_mode", "align_corners", "plugin_namespace", "plugin_version")
+    )
     return parser.parse_function(f"""
         <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
-        {OP} <mode, padding_mode, align_corners, plugin_namespace, plugin_version>
+        {OP} <{", ".join(names)}>
         (features, grid) => (sampled)
         {{
             wide = CastLike (features, grid)
-            read = GridSample <mode: string = {spoken}, padding_mode: string = @padding_mode,
+            read = GridSample <mode: string = @{word}, padding_mode: string = @padding_mode,
                                align_corners: int = @align_corners> (wide, grid)
             sampled = CastLike (read, features)
         }}
@@ -169,55 +235,96 @@ def _gather_name(warp: Warp) -> str:
     return f"gather_{warp.mode}_{warp.padding_mode}_{warp.align_corners}"
 
 
-def _check(model: ModelProto, to: str, opset: int) -> None:
-    warps = find_warps(model)
-    types = _types(model) if warps else {}
-    for warp in warps:
-        grid = types.get(warp.grid)
-        rank = len(grid.shape.dim) if grid is not None and grid.HasField("shape") else 4
-        what = f"the {rank}-D {warp.mode} warp {warp.output!r} (padding {warp.padding_mode})"
-        if rank == 5 and warp.mode == "bicubic":
-            raise ExportError(f"{what} has no ONNX form: GridSample knows cubic in 4-D only")
-        if to == "gather" and (rank != 4 or warp.mode == "bicubic" or warp.padding_mode == "reflection"):
-            raise ExportError(
-                f"{what} cannot be spelled as gathers, which exist for 4-D bilinear and nearest with zeros "
-                "or border padding; use --warp portable"
-            )
-        if rank == 5 and opset < RENAMED_OPSET:
-            raise ExportError(f"{what} needs opset {RENAMED_OPSET}, got {opset}; export with --opset 20")
-        if to != "gridsample" and grid is not None and grid.elem_type not in (0, TensorProto.FLOAT):
-            kind = TensorProto.DataType.Name(grid.elem_type)
-            raise ExportError(f"{what} has a grid of type {kind}; positions must be float32 in the graph")
-    modes = Counter(warp.mode for warp in warps)
-    if to == "portable" and opset >= RENAMED_OPSET and len(modes) > 1:
+def _check(warp: Warp, types: Types, to: str, opset: int) -> None:
+    grid = types.get(warp.grid)
+    rank = len(grid.shape.dim) if grid is not None and grid.HasField("shape") else 4
+    what = f"the {rank}-D {warp.mode} warp {warp.output!r} (padding {warp.padding_mode})"
+    if warp.mode not in MODES or warp.padding_mode not in PADDING_MODES:
         raise ExportError(
-            f"warps of different modes ({', '.join(modes)}) cannot share one function body from opset 20 on; "
-            "export with --opset 18, or with --warp gridsample"
+            f"{what} is unknown to ONNX; modes are {', '.join(MODES)}, paddings {', '.join(PADDING_MODES)}"
+        )
+    if rank == 5 and warp.mode == "bicubic":
+        raise ExportError(f"{what} has no ONNX form: GridSample knows cubic in 4-D only")
+    if to == "gather" and (rank != 4 or warp.mode == "bicubic" or warp.padding_mode == "reflection"):
+        raise ExportError(
+            f"{what} cannot be spelled as gathers, which exist for 4-D bilinear and nearest with zeros "
+            "or border padding; use --warp portable"
+        )
+    least = RENAMED_OPSET if rank == 5 else FIRST_OPSET
+    if opset < least:
+        raise ExportError(f"{what} needs opset {least}, got {opset}; export with --opset {least}")
+    kind = _element_type(types, warp.grid)
+    if to != "gridsample" and kind not in (TensorProto.UNDEFINED, TensorProto.FLOAT, *_HALVES):
+        raise ExportError(
+            f"{what} has a grid of type {TensorProto.DataType.Name(kind)}; positions must be float32 in the graph"
         )
 
 
-def _types(model: ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    inferred = shape_inference.infer_shapes(model)
+def _check_versions(model: ModelProto) -> None:
+    """Nodes of our name that another version of posewarp may have meant otherwise are not touched."""
+    imported = next((entry.version for entry in model.opset_import if entry.domain == DOMAIN), 1)
+    for node in all_nodes(model):
+        if (node.domain, node.op_type) == (DOMAIN, OP):
+            version = next(
+                (a.s.decode() for a in node.attribute if a.name == "plugin_version"), PLUGIN_VERSION
+            )
+            if imported != 1 or version != PLUGIN_VERSION:
+                raise ExportError(
+                    f"{node.output[0]!r} is a {DOMAIN}::{OP} of version {max(str(imported), version)}, this "
+                    f"posewarp knows version {PLUGIN_VERSION}; use the posewarp that wrote the file"
+                )
+
+
+Types = Mapping[str, onnx.TypeProto.Tensor]
+
+
+def _types(model: ModelProto) -> Types:
+    """Type of each value, those behind MixedGridSample included, whether it has a body or not."""
+    bodied = ModelProto()
+    bodied.CopyFrom(model)
+    _forget_ours(bodied)
+    _import(bodied, DOMAIN)
+    if opset_of(bodied) >= FIRST_OPSET:
+        bodied.functions.append(_portable_function(opset_of(bodied)))
+    inferred = shape_inference.infer_shapes(bodied)
     return {
         value.name: value.type.tensor_type
         for graph in graphs_of(inferred.graph)
         for value in (*graph.value_info, *graph.input, *graph.output)
+    } | {
+        tensor.name: helper.make_tensor_type_proto(tensor.data_type, tensor.dims).tensor_type
+        for graph in graphs_of(model.graph)
+        for tensor in graph.initializer
     }
 
 
-def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph and those inside its nodes, the bodies of If, Loop and Scan."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from graphs_of(attribute.g)
+def _element_type(types: Types, name: str) -> int:
+    return types[name].elem_type if name in types else TensorProto.UNDEFINED
 
 
-def _drop_domain(model: ModelProto) -> None:
-    kept = [function for function in model.functions if function.domain != DOMAIN]
+def _fresh(name: str, used: set[str]) -> str:
+    while name in used:
+        name += "_"
+    used.add(name)
+    return name
+
+
+def _import(model: ModelProto, domain: str) -> None:
+    if not any(entry.domain == domain for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+
+
+def _forget_ours(model: ModelProto) -> None:
+    """Remove the function, and the import of its domain unless something else is of that domain."""
+    kept = [function for function in model.functions if key_of(function) != (DOMAIN, OP)]
     del model.functions[:]
     model.functions.extend(kept)
-    imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    users = {(n.domain, n.op_type) for n in all_nodes(model)} | {key_of(function) for function in kept}
+    if not any(domain == DOMAIN and name != OP for domain, name in users):
+        _forget(model, DOMAIN)
+
+
+def _forget(model: ModelProto, domain: str) -> None:
+    imports = [entry for entry in model.opset_import if entry.domain != domain]
     del model.opset_import[:]
     model.opset_import.extend(imports)
