@@ -344,9 +344,9 @@ POSEWARP_HOST_DEVICE auto sum(Taps<kMODE, kRANK, Index> const& taps, Load const&
     }
 }
 
-// Calls visitor.run<kMODE, kRANK>() for a mode and rank that findProblem accepts.
+// Calls visitor.run<kMODE, kRANK>() for a mode and rank that findProblem accepts. For the host: a visitor launches.
 template <typename Visitor>
-POSEWARP_HOST_DEVICE auto dispatch(Mode mode, int32_t spatialRank, Visitor const& visitor)
+inline __attribute__((always_inline)) auto dispatch(Mode mode, int32_t spatialRank, Visitor const& visitor)
 {
     if (spatialRank == 3)
     {
