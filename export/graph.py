@@ -14,11 +14,10 @@ from onnx import (
     TensorProto,
     external_data_helper,
     helper,
-    inliner,
     shape_inference,
 )
 
-from posewarp.export.warps import DOMAIN, OP, graphs_of
+from posewarp.export.inlining import DOMAIN, OP, OURS, graphs_of, inline, key_of
 from posewarp.runtime.errors import ExportError
 from posewarp.runtime.files import atomic_write
 
@@ -85,7 +84,7 @@ def inline_functions(model: ModelProto) -> ModelProto:
 
     Returns: a new model.
     """
-    flat = inliner.inline_selected_functions(model, [(DOMAIN, OP)], exclude=True)
+    flat = inline(model, (key_of(function) for function in model.functions if key_of(function) != OURS))
     constants = {tensor.name for tensor in flat.graph.initializer}
     inputs = [value for value in flat.graph.input if value.name not in constants]
     del flat.graph.input[:]
@@ -132,11 +131,12 @@ def fresh_name(stem: str, taken: set[str]) -> str:
 def tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     """Type and, where it can be known, shape of every tensor by name, those inside If, Loop and Scan included.
 
-    The model is flat (see ``inline_functions``). Our node gives the type of its features.
+    Tensors inside local functions are not (see ``inline_functions``). Our node gives the type of its features.
     """
     light = ModelProto()
     light.opset_import.extend(model.opset_import)
     light.ir_version = model.ir_version
+    light.functions.extend(function for function in model.functions if key_of(function) != OURS)
     light.graph.CopyFrom(_without_values(model.graph))
     for graph in graphs_of(light.graph):
         for node in graph.node:

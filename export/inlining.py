@@ -9,7 +9,9 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from posewarp.runtime.errors import ExportError
 
-Key = tuple[str, str]  # domain and name of a function
+Key = tuple[str, str]  # domain and name of a function or operator
+
+DOMAIN, OP = OURS = "posewarp", "MixedGridSample"  # our warp, whose node a plugin or custom op may take
 STANDARD = ("", "ai.onnx")  # two names of one domain
 
 

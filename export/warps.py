@@ -23,18 +23,27 @@ from onnx import (
     TensorProto,
     helper,
     parser,
-    shape_inference,
 )
 
 from posewarp.export.gather import gather_function
-from posewarp.export.inlining import STANDARD, all_nodes, graphs_of, inline, key_of, nodes_of, opset_of
+from posewarp.export.graph import fresh_name, tensor_types
+from posewarp.export.inlining import (
+    DOMAIN,
+    OP,
+    OURS,
+    STANDARD,
+    all_nodes,
+    graphs_of,
+    inline,
+    key_of,
+    nodes_of,
+    opset_of,
+)
 from posewarp.runtime.errors import ExportError
 
 SPELLINGS = ("portable", "plugin", "gridsample", "gather")
 
-DOMAIN = "posewarp"
-OP = "MixedGridSample"
-PLUGIN_NAMESPACE = "posewarp"
+PLUGIN_NAMESPACE = DOMAIN
 PLUGIN_VERSION = "1"
 
 # GridSample came with opset 16; opset 20 added the 5-D form and renamed two modes.
@@ -98,7 +107,7 @@ def rewrite_warps(model: ModelProto, to: str) -> ModelProto:
     if not warps:
         return rewritten
     opset = opset_of(rewritten)
-    types = _types(rewritten)
+    types = tensor_types(rewritten)
     for warp in warps:
         _check(warp, types, to, opset)
     _check_versions(rewritten)
@@ -133,7 +142,7 @@ def _with_warps_in_graphs(model: ModelProto) -> ModelProto:
         found = {
             key_of(function)
             for function in model.functions
-            if key_of(function) not in {*holders, (DOMAIN, OP)}
+            if key_of(function) not in {*holders, OURS}
             and any(_is_warp(n) or (n.domain, n.op_type) in holders for n in nodes_of(function.node))
         }
         holders |= found
@@ -141,7 +150,7 @@ def _with_warps_in_graphs(model: ModelProto) -> ModelProto:
 
 
 def _is_warp(node: NodeProto) -> bool:
-    return (node.domain, node.op_type) == (DOMAIN, OP) or (
+    return (node.domain, node.op_type) == OURS or (
         node.domain in (*STANDARD, "com.microsoft") and node.op_type == "GridSample"
     )
 
@@ -172,12 +181,12 @@ def _respell(node: NodeProto, to: str, opset: int, types: Types, names: set[str]
     before, after = [], []
     one_type = to == "gridsample" and TensorProto.UNDEFINED not in (features_type, grid_type)
     if grid_type in _HALVES and (to != "gridsample" or features_type != grid_type):
-        grid = _fresh(f"{output}_grid", names)
+        grid = fresh_name(f"{output}_grid", names)
         before.append(helper.make_node("Cast", [warp.grid], [grid], grid, to=TensorProto.FLOAT))
     if one_type and features_type != grid_type and features_type in _HALVES:
-        features = _fresh(f"{output}_features", names)
+        features = fresh_name(f"{output}_features", names)
         before.append(helper.make_node("Cast", [warp.features], [features], features, to=TensorProto.FLOAT))
-        output = _fresh(f"{output}_sampled", names)
+        output = fresh_name(f"{output}_sampled", names)
         after.append(helper.make_node("Cast", [output], [warp.output], f"{output}_cast", to=features_type))
     return [*before, _write(warp, [features, grid], output, to, opset, node.name), *after]
 
@@ -264,7 +273,7 @@ def _check_versions(model: ModelProto) -> None:
     """Nodes of our name that another version of posewarp may have meant otherwise are not touched."""
     imported = next((entry.version for entry in model.opset_import if entry.domain == DOMAIN), 1)
     for node in all_nodes(model):
-        if (node.domain, node.op_type) == (DOMAIN, OP):
+        if (node.domain, node.op_type) == OURS:
             version = next(
                 (a.s.decode() for a in node.attribute if a.name == "plugin_version"), PLUGIN_VERSION
             )
@@ -278,35 +287,8 @@ def _check_versions(model: ModelProto) -> None:
 Types = Mapping[str, onnx.TypeProto.Tensor]
 
 
-def _types(model: ModelProto) -> Types:
-    """Type of each value, those behind MixedGridSample included, whether it has a body or not."""
-    bodied = ModelProto()
-    bodied.CopyFrom(model)
-    _forget_ours(bodied)
-    _import(bodied, DOMAIN)
-    if opset_of(bodied) >= FIRST_OPSET:
-        bodied.functions.append(_portable_function(opset_of(bodied)))
-    inferred = shape_inference.infer_shapes(bodied)
-    return {
-        value.name: value.type.tensor_type
-        for graph in graphs_of(inferred.graph)
-        for value in (*graph.value_info, *graph.input, *graph.output)
-    } | {
-        tensor.name: helper.make_tensor_type_proto(tensor.data_type, tensor.dims).tensor_type
-        for graph in graphs_of(model.graph)
-        for tensor in graph.initializer
-    }
-
-
 def _element_type(types: Types, name: str) -> int:
     return types[name].elem_type if name in types else TensorProto.UNDEFINED
-
-
-def _fresh(name: str, used: set[str]) -> str:
-    while name in used:
-        name += "_"
-    used.add(name)
-    return name
 
 
 def _import(model: ModelProto, domain: str) -> None:
@@ -316,7 +298,7 @@ def _import(model: ModelProto, domain: str) -> None:
 
 def _forget_ours(model: ModelProto) -> None:
     """Remove the function, and the import of its domain unless something else is of that domain."""
-    kept = [function for function in model.functions if key_of(function) != (DOMAIN, OP)]
+    kept = [function for function in model.functions if key_of(function) != OURS]
     del model.functions[:]
     model.functions.extend(kept)
     users = {(n.domain, n.op_type) for n in all_nodes(model)} | {key_of(function) for function in kept}

@@ -143,3 +143,13 @@ def test_values_are_followed_into_through_and_out_of_a_scan():
     (scan,) = model.graph.node
     edges = {("x", "v"), ("rows", "row"), ("w", "v"), ("w", "last"), ("s", "all")}
     assert set(body_edges(scan)) == edges
+
+
+def test_inlining_keeps_the_defaults_of_a_functions_attributes():
+    """onnx.inliner forgets them."""
+    steep = """<domain: "f", opset_import: ["" : 18]> Steep <slope: float = 0.5> (x) => (y)
+               { y = LeakyRelu <alpha: float = @slope> (x) }"""
+    model = parse("g (float[2] x) => (float[2] y) { y = f.Steep (x) }", functions=[steep])
+    model.opset_import.append(helper.make_opsetid("f", 1))
+    x = np.array([-2, 2], np.float32)
+    np.testing.assert_array_equal(run(inline_functions(model), {"x": x})[0], [-1, 2])
