@@ -2,15 +2,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo plugins test test-slow check clean
 
 demo: $(VENV)/.installed          ## re-pose a synthetic person with the demo checkpoint; pictures in demo-out/
 	$(BIN)/posewarp demo --output demo-out
 
-test: $(VENV)/.installed          ## the fast suite
+plugins:                          ## the native libraries that this machine can build, into runtime/lib
+	VENV=$(VENV) PYTHON=$(PYTHON) sh plugins/build.sh
+
+test: $(VENV)/.installed plugins  ## the fast suite
 	$(BIN)/pytest -n 2 -m "not slow"
 
-test-slow: $(VENV)/.installed     ## what is marked slow besides
+test-slow: $(VENV)/.installed plugins  ## what is marked slow besides
 	$(BIN)/pytest -n 2 -m slow
 
 check: $(VENV)/.installed         ## lint and format
@@ -24,4 +27,4 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-out build *.egg-info
+	rm -rf $(VENV) demo-out build runtime/lib *.egg-info

@@ -40,6 +40,7 @@ class Session:
         threads: int | None = None,
         extra_outputs: Sequence[str] = (),
         contract: Contract | None = None,
+        plugins: Sequence[str | os.PathLike[str]] | None = None,
     ) -> Session:
         """Open a model file.
 
@@ -52,16 +53,21 @@ class Session:
                 runtime from fusing around them, so a session that is timed asks for none.
             contract: instead of the one in the file's metadata. With neither, it is derived from the declared
                 inputs and outputs, with ``io="custom"``.
+            plugins: plugin libraries to use, and no others: on the CPU the one of the sampling core, which runs
+                warps many times faster. By default the one that ``plugin_library.find`` finds, if any; ``()``
+                is none. ``session.backend.name`` says what was taken. A CUDA session never takes it, since each
+                warp would be copied to the CPU.
 
-        Raises: BackendError if file, library or device are not there or fail; ContractError if the contract
-            does not fit the file, or an extra output does not exist.
+        Raises: BackendError if file, library or device are not there or fail; PluginError if a plugin library
+            cannot be used; ContractError if the contract does not fit the file, or an extra output does not
+            exist.
         """
         path = Path(path)
         if threads is None:
             threads = available_cpus()
         elif threads < 1:
             raise ContractError(f"threads is {threads}, expected at least 1", got=threads)
-        backend = backends.open_model(path, device, threads, tuple(extra_outputs))
+        backend = backends.open_model(path, device, threads, tuple(extra_outputs), plugins)
         try:
             if contract is None and METADATA_KEY in backend.metadata:
                 contract = Contract.from_json(backend.metadata[METADATA_KEY])

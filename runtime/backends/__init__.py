@@ -6,6 +6,7 @@ here with an ``open_model`` function of the same signature, and its suffix in ``
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +26,7 @@ class Backend(Protocol):
     """An opened model.
 
     Attributes:
-        name: the library and its version.
+        name: the library and its version, and those of the plugin libraries in use.
         device: what it runs on, ``cpu`` or ``cuda``; never ``auto``.
         metadata: the flat strings that the file carries.
         inputs, outputs: as the library declares them; outputs that were asked for besides come last.
@@ -49,7 +50,13 @@ class Backend(Protocol):
         ...
 
 
-def open_model(path: Path, device: str, threads: int, extra_outputs: Sequence[str]) -> Backend:
+def open_model(
+    path: Path,
+    device: str,
+    threads: int,
+    extra_outputs: Sequence[str],
+    plugins: Sequence[str | os.PathLike[str]] | None,
+) -> Backend:
     """Open a model file with the backend that its suffix names.
 
     Args:
@@ -57,9 +64,10 @@ def open_model(path: Path, device: str, threads: int, extra_outputs: Sequence[st
         device: ``cpu``, ``cuda`` or ``auto``.
         threads: CPU threads to use.
         extra_outputs: internal tensors to return besides the outputs.
+        plugins: plugin libraries, and no others; None: those that ``plugin_library.find`` finds.
 
-    Raises: BackendError if file, library or device are not there, or the file is refused; ContractError if an
-        extra output does not exist.
+    Raises: BackendError if file, library or device are not there, or the file is refused; PluginError if a
+        plugin library cannot be used; ContractError if an extra output does not exist.
     """
     if device not in DEVICES:
         raise BackendError(
@@ -72,4 +80,4 @@ def open_model(path: Path, device: str, threads: int, extra_outputs: Sequence[st
     if not path.is_file():
         raise BackendError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
     module = import_module(f"{__name__}.{_BY_SUFFIX[path.suffix]}")
-    return module.open_model(path, device, threads, extra_outputs)
+    return module.open_model(path, device, threads, extra_outputs, plugins)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from posewarp.runtime import plugin_library
 from posewarp.runtime.contract import TensorSpec
-from posewarp.runtime.errors import BackendError, ContractError
+from posewarp.runtime.errors import BackendError, ContractError, PluginError
+from posewarp.runtime.plugin_library import PluginLibrary
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,9 +40,21 @@ _DTYPES = {
 class OnnxRuntimeBackend:
     """An ONNX file in an InferenceSession (see ``backends.Backend``)."""
 
-    def __init__(self, ort: ModuleType, path: Path, device: str, threads: int, extra_outputs: Sequence[str]):
-        self.name = f"ONNX Runtime {ort.__version__}"
+    def __init__(
+        self,
+        ort: ModuleType,
+        path: Path,
+        device: str,
+        threads: int,
+        extra_outputs: Sequence[str],
+        libraries: Sequence[PluginLibrary] = (),
+    ):
+        self.name = " with ".join(
+            [f"ONNX Runtime {ort.__version__}", *(f"{each.name} {each.version}" for each in libraries)]
+        )
         options = ort.SessionOptions()
+        for library in libraries:
+            _register(options, library)
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1  # nodes run one after another; a second pool would only take CPUs
         options.log_severity_level = 3  # failures are raised; warnings about devices are noise on stderr
@@ -58,7 +73,8 @@ class OnnxRuntimeBackend:
                 raise ContractError(
                     f"{path} has no tensor {missing[1]!r} to return beside its outputs"
                 ) from exc
-            raise BackendError(f"{path} cannot be opened by {self.name}: {_reason(exc)}") from exc
+            hint = _warp_hint(str(exc), device, bool(libraries))
+            raise BackendError(f"{path} cannot be opened by {self.name}: {hint or _reason(exc)}") from exc
         # A provider that does not start is left out, with no more than a line in the log.
         self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -77,11 +93,25 @@ class OnnxRuntimeBackend:
         del self._session
 
 
-def open_model(path: Path, device: str, threads: int, extra_outputs: Sequence[str]) -> OnnxRuntimeBackend:
-    """See ``backends.open_model``. ``auto`` takes CUDA where it works, else the CPU."""
+def open_model(
+    path: Path,
+    device: str,
+    threads: int,
+    extra_outputs: Sequence[str],
+    plugins: Sequence[str | os.PathLike[str]] | None = None,
+) -> OnnxRuntimeBackend:
+    """See ``backends.open_model``. ``auto`` takes CUDA where it works, else the CPU.
+
+    Our library has a kernel for the CPU alone, and ONNX Runtime places a node where its kernel is: registered in
+    a CUDA session it would pull each warp to the CPU and back. So it is registered in CPU sessions only.
+    """
     ort = _import_onnxruntime()
     if device == "cpu":
-        return OnnxRuntimeBackend(ort, path, "cpu", threads, extra_outputs)
+        return OnnxRuntimeBackend(ort, path, "cpu", threads, extra_outputs, _libraries(plugins))
+    if device == "cuda" and plugins:
+        raise PluginError(
+            "plugins= are libraries for the CPU; a CUDA session takes none: open it without plugins="
+        )
     reason = "it has no CUDAExecutionProvider; pip install posewarp[gpu]"
     if "CUDAExecutionProvider" in ort.get_available_providers():
         said = io.StringIO()
@@ -97,7 +127,34 @@ def open_model(path: Path, device: str, threads: int, extra_outputs: Sequence[st
     if device == "cuda":
         raise BackendError(problem, got=ort.get_available_providers(), expected="CUDAExecutionProvider")
     _LOG.info("device auto takes the CPU: %s", problem)
-    return OnnxRuntimeBackend(ort, path, "cpu", threads, extra_outputs)
+    return OnnxRuntimeBackend(ort, path, "cpu", threads, extra_outputs, _libraries(plugins))
+
+
+def _libraries(plugins: Sequence[str | os.PathLike[str]] | None) -> list[PluginLibrary]:
+    """Those given, or the one that is found, loaded and checked."""
+    if plugins is None:
+        plugins = [found] if (found := plugin_library.find("cpu")) else []
+    return [plugin_library.load(path) for path in plugins]
+
+
+def _warp_hint(message: str, device: str, with_library: bool) -> str | None:
+    """What to do about a file that ONNX Runtime refuses for its warps."""
+    if "MixedGridSample(-1) is not a registered function/op" in message:
+        return "its warps are spelled as plugin nodes, without the standard operator inside: " + (
+            "run `make plugins`, or give plugins="
+            if device == "cpu"
+            else "export it with --warp portable, or open it on the cpu"
+        )
+    if with_library and "of operator (MixedGridSample)" in message:
+        return f"{_one_line(message)} The plugin library samples fp32, fp16 and bf16; open it with plugins=()"
+    return None
+
+
+def _register(options: Any, library: PluginLibrary) -> None:
+    try:
+        options.register_custom_ops_library(str(library.path))
+    except Exception as exc:
+        raise PluginError(f"ONNX Runtime refuses {library.path}: {_reason(exc)}") from exc
 
 
 def _import_onnxruntime() -> ModuleType:

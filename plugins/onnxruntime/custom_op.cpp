@@ -1,0 +1,334 @@
+// The node posewarp::MixedGridSample for ONNX Runtime on the CPU: reads attributes and shapes, calls the kernel.
+//
+// An operator that is registered under the domain and name of a model-local function is taken instead of its body.
+// Inside, failures are exceptions; guarded() turns them into ONNX Runtime's statuses, so none leaves this file.
+
+#include "api.h"
+
+#include "../cpu/posewarp_cpu.h"
+#include "../cpu/sampler.h"
+
+#include <array>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace posewarp::ort
+{
+namespace
+{
+
+constexpr char kDOMAIN[] = "posewarp";
+constexpr char kNAME[] = "MixedGridSample";
+constexpr size_t kFEATURES = 0;
+constexpr size_t kGRID = 1;
+
+struct Failure
+{
+    Status* mStatus;
+};
+
+void check(Status* status)
+{
+    if (status != nullptr)
+    {
+        throw Failure{status};
+    }
+}
+
+template <class Body>
+Status* guarded(Api const* api, Body const& body) noexcept
+{
+    try
+    {
+        body();
+        return nullptr;
+    }
+    catch (Failure const& failure)
+    {
+        return failure.mStatus;
+    }
+    catch (std::invalid_argument const& problem)
+    {
+        return api->CreateStatus(kINVALID_ARGUMENT, problem.what());
+    }
+    catch (std::exception const& problem)
+    {
+        return api->CreateStatus(kFAIL, problem.what());
+    }
+}
+
+std::invalid_argument refusal(std::string const& problem)
+{
+    return std::invalid_argument(std::string(kNAME) + ": " + problem);
+}
+
+struct Kernel
+{
+    Api const* mApi;
+    ElementType mType;
+    Attributes mAttributes;
+};
+
+// The place of an attribute's word among those it may have.
+template <size_t kCOUNT>
+int32_t readWord(Api const* api, KernelInfo const* info, char const* name, char const* const (&words)[kCOUNT])
+{
+    std::string text(64, '\0');
+    size_t size = text.size(); // with the closing zero; more is an error
+    if (Status* missing = api->KernelInfoGetAttribute_string(info, name, text.data(), &size))
+    {
+        api->ReleaseStatus(missing);
+        throw refusal(std::string("attribute ") + name + " is missing, or not a word");
+    }
+    text.resize(size - 1);
+    std::string known;
+    for (size_t i = 0; i < kCOUNT; ++i)
+    {
+        if (text == words[i])
+        {
+            return static_cast<int32_t>(i);
+        }
+        known += (i == 0 ? "" : ", ") + std::string(words[i]);
+    }
+    throw refusal(std::string("attribute ") + name + " is '" + text + "', expected one of " + known);
+}
+
+Attributes readAttributes(Api const* api, KernelInfo const* info)
+{
+    int32_t const mode = readWord(api, info, "mode", {"bilinear", "nearest", "bicubic"});
+    int32_t const padding = readWord(api, info, "padding_mode", {"zeros", "border", "reflection"});
+    int64_t alignCorners{-1};
+    if (Status* missing = api->KernelInfoGetAttribute_int64(info, "align_corners", &alignCorners))
+    {
+        api->ReleaseStatus(missing);
+    }
+    if (alignCorners != 0 && alignCorners != 1)
+    {
+        throw refusal("attribute align_corners is missing, or neither 0 nor 1");
+    }
+    return {static_cast<Mode>(mode), static_cast<Padding>(padding), alignCorners == 1};
+}
+
+std::vector<int64_t> readShape(Api const* api, TypeAndShape const* info)
+{
+    size_t rank{0};
+    check(api->GetDimensionsCount(info, &rank));
+    std::vector<int64_t> shape(rank);
+    check(api->GetDimensions(info, shape.data(), rank));
+    return shape;
+}
+
+std::vector<int64_t> readShape(Api const* api, Value const* value)
+{
+    TypeAndShape* info{nullptr};
+    check(api->GetTensorTypeAndShape(value, &info));
+    std::vector<int64_t> const shape = readShape(api, info);
+    api->ReleaseTensorTypeAndShapeInfo(info);
+    return shape;
+}
+
+std::string toText(std::vector<int64_t> const& shape)
+{
+    std::string text;
+    for (int64_t size : shape)
+    {
+        text += (text.empty() ? "" : "x") + std::to_string(size);
+    }
+    return text;
+}
+
+Sizes toSizes(std::vector<int64_t> const& features, std::vector<int64_t> const& grid)
+{
+    size_t const rank = features.size();
+    if ((rank != 4 && rank != 5) || grid.size() != rank || grid.back() != static_cast<int64_t>(rank - 2)
+        || grid[0] != features[0])
+    {
+        throw refusal("features " + toText(features) + " and grid " + toText(grid)
+            + ", expected (N, C, H, W) and (N, Ho, Wo, 2), or (N, C, D, H, W) and (N, Do, Ho, Wo, 3)");
+    }
+    bool const volume = rank == 5;
+    return {static_cast<int32_t>(rank - 2), features[0], features[1], volume ? features[2] : 1, features[rank - 2],
+        features[rank - 1], volume ? grid[1] : 1, grid[rank - 3], grid[rank - 2]};
+}
+
+// (N, C) of the features and [Do,] Ho, Wo of the grid.
+template <class Size>
+std::vector<Size> outputShape(std::vector<Size> const& features, std::vector<Size> const& grid)
+{
+    std::vector<Size> shape(features.begin(), features.begin() + 2);
+    shape.insert(shape.end(), grid.begin() + 1, grid.end() - 1);
+    return shape;
+}
+
+struct Session
+{
+    Api const* mApi;
+    KernelContext const* mContext;
+    Status* mFailed;
+};
+
+// On the session's own threads: they spin while they wait, and would fight a second pool for the CPUs.
+void parallelFor(void* context, size_t count, cpu::ParallelFor::Body body, void* data)
+{
+    Session& session = *static_cast<Session*>(context);
+    session.mFailed = session.mApi->KernelContext_ParallelFor(session.mContext, body, count, 0, data);
+}
+
+cpu::Dtype toDtype(ElementType type)
+{
+    return type == kFLOAT ? cpu::Dtype::kFP32 : type == kFLOAT16 ? cpu::Dtype::kFP16 : cpu::Dtype::kBF16;
+}
+
+void compute(Kernel const& kernel, KernelContext* context)
+{
+    Api const* api = kernel.mApi;
+    Value const* features{nullptr};
+    Value const* grid{nullptr};
+    Value* output{nullptr};
+    check(api->KernelContext_GetInput(context, kFEATURES, &features));
+    check(api->KernelContext_GetInput(context, kGRID, &grid));
+    std::vector<int64_t> const image = readShape(api, features);
+    std::vector<int64_t> const positions = readShape(api, grid);
+    Sizes const sizes = toSizes(image, positions);
+    if (char const* problem = findProblem(sizes, kernel.mAttributes))
+    {
+        throw refusal(problem);
+    }
+    std::vector<int64_t> const shape = outputShape(image, positions);
+    check(api->KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &output));
+    auto const dataOf = [api](Value const* value) {
+        void* data{nullptr};
+        check(api->GetTensorMutableData(const_cast<Value*>(value), &data)); // there is none for const
+        return data;
+    };
+    Session session{api, context, nullptr};
+    int const error = cpu::gridSample({dataOf(features), toDtype(kernel.mType),
+                                          static_cast<float const*>(dataOf(grid)), dataOf(output), sizes, kernel.mAttributes},
+        {&parallelFor, &session, 1 << 10});
+    check(session.mFailed);
+    if (error != POSEWARP_OK)
+    {
+        throw std::runtime_error(std::string(kNAME) + (error == POSEWARP_NO_MEMORY ? ": out of memory" : ": refused"));
+    }
+}
+
+// One operator for each type of the features; the grid is always fp32. ONNX Runtime takes the one that fits the node.
+struct Op : CustomOp
+{
+    Api const* mApi;
+    ElementType mType;
+};
+
+Op const& cast(CustomOp const* op)
+{
+    return *static_cast<Op const*>(op);
+}
+
+// Static shapes let ONNX Runtime plan memory and choose layouts ahead; what cannot be told is left open.
+void inferShape(Op const& op, ShapeContext* context)
+{
+    Api const* api = op.mApi;
+    std::vector<int64_t> sizes[2];
+    std::vector<char const*> names[2];
+    ElementType types[2]{};
+    for (size_t i : {kFEATURES, kGRID})
+    {
+        TypeAndShape* info{nullptr}; // the context's
+        check(api->ShapeInferContext_GetInputTypeShape(context, i, &info));
+        check(api->GetTensorElementType(info, &types[i])); // ONNX Runtime asks one operator for the types of all
+        sizes[i] = readShape(api, info);
+        names[i].resize(sizes[i].size());
+        check(api->GetSymbolicDimensions(info, names[i].data(), names[i].size()));
+    }
+    if (sizes[kFEATURES].size() < 4 || sizes[kGRID].size() != sizes[kFEATURES].size())
+    {
+        return;
+    }
+    std::vector<int64_t> const shape = outputShape(sizes[kFEATURES], sizes[kGRID]);
+    std::vector<char const*> const shapeNames = outputShape(names[kFEATURES], names[kGRID]);
+    for (size_t i = 0; i < shape.size(); ++i)
+    {
+        if (shape[i] < 0 && *shapeNames[i] == '\0')
+        {
+            return;
+        }
+    }
+    TypeAndShape* info{nullptr};
+    check(api->CreateTensorTypeAndShapeInfo(&info));
+    Status* const failed = guarded(api, [&] {
+        check(api->SetTensorElementType(info, types[kFEATURES]));
+        check(api->SetDimensions(info, shape.data(), shape.size()));
+        check(api->SetSymbolicDimensions(info, const_cast<char const**>(shapeNames.data()), shapeNames.size()));
+        check(api->ShapeInferContext_SetOutputTypeShape(context, 0, info));
+    });
+    api->ReleaseTensorTypeAndShapeInfo(info);
+    check(failed);
+}
+
+Op makeOp(Api const* api, ElementType type)
+{
+    Op op{};
+    op.mApi = api;
+    op.mType = type;
+    op.version = kAPI_VERSION;
+    op.GetName = [](CustomOp const*) { return kNAME; };
+    op.GetExecutionProviderType = [](CustomOp const*) -> char const* { return nullptr; };
+    op.GetInputType = [](CustomOp const* self, size_t index) { return index == kGRID ? kFLOAT : cast(self).mType; };
+    op.GetInputTypeCount = [](CustomOp const*) -> size_t { return 2; };
+    op.GetOutputType = [](CustomOp const* self, size_t) { return cast(self).mType; };
+    op.GetOutputTypeCount = [](CustomOp const*) -> size_t { return 1; };
+    op.GetInputCharacteristic = op.GetOutputCharacteristic = op.GetInputMemoryType
+        = [](CustomOp const*, size_t) { return 0; };
+    op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](CustomOp const*) { return 1; };
+    op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](CustomOp const*) { return 1; };
+    op.GetStartVersion = op.GetEndVersion = [](CustomOp const*) { return 1; };
+    op.CreateKernel = [](CustomOp const* self, Api const* api, KernelInfo const* info, void** kernel) {
+        return guarded(api, [&] { *kernel = new Kernel{api, cast(self).mType, readAttributes(api, info)}; });
+    };
+    op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+    op.KernelCompute = [](void* kernel, KernelContext* context) {
+        Kernel const& self = *static_cast<Kernel*>(kernel);
+        return guarded(self.mApi, [&] { compute(self, context); });
+    };
+    op.InferOutputShape = [](CustomOp const* self, ShapeContext* context) {
+        return guarded(cast(self).mApi, [&] { inferShape(cast(self), context); });
+    };
+    return op;
+}
+
+// Made once and kept: ONNX Runtime holds on to both for as long as any session lives.
+struct Operators
+{
+    std::array<Op, 3> mOps;
+    CustomOpDomain* mDomain{nullptr};
+
+    explicit Operators(Api const* api)
+        : mOps{makeOp(api, kFLOAT), makeOp(api, kFLOAT16), makeOp(api, kBFLOAT16)}
+    {
+        check(api->CreateCustomOpDomain(kDOMAIN, &mDomain));
+        for (Op const& op : mOps)
+        {
+            check(api->CustomOpDomain_Add(mDomain, &op));
+        }
+    }
+};
+
+} // namespace
+} // namespace posewarp::ort
+
+extern "C" __attribute__((visibility("default"))) posewarp::ort::Status* RegisterCustomOps(
+    posewarp::ort::SessionOptions* options, posewarp::ort::ApiBase const* base)
+{
+    using namespace posewarp::ort;
+    Api const* api = base->GetApi(kAPI_VERSION);
+    if (api == nullptr)
+    {
+        return base->GetApi(1)->CreateStatus(kFAIL, "libposewarp_cpu.so needs ONNX Runtime 1.17 or later");
+    }
+    return guarded(api, [&] {
+        static Operators const operators(api);
+        check(api->AddCustomOpDomain(options, operators.mDomain));
+    });
+}
