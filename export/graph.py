@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import (
@@ -14,10 +15,11 @@ from onnx import (
     TensorProto,
     external_data_helper,
     helper,
+    numpy_helper,
     shape_inference,
 )
 
-from posewarp.export.inlining import DOMAIN, OP, OURS, graphs_of, inline, key_of
+from posewarp.export.inlining import DOMAIN, OP, OURS, STANDARD, graphs_of, inline, key_of
 from posewarp.runtime.errors import ExportError
 from posewarp.runtime.files import atomic_write
 
@@ -183,6 +185,22 @@ def node_id(node: NodeProto) -> str:
     return next((name for name in node.output if name), node.name)
 
 
+def constant_value(node: NodeProto) -> TensorProto:
+    """What a Constant node holds, whichever of its attributes says it."""
+    (attribute,) = node.attribute
+    value = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return value
+    if attribute.name == "sparse_value":
+        raise ExportError(
+            f"the Constant {node.output[0]!r} is sparse, which few runtimes read; make it dense"
+        )
+    kind = {"float": np.float32, "int": np.int64, "string": object}[
+        attribute.name.split("_")[1].removesuffix("s")
+    ]
+    return numpy_helper.from_array(np.array(value, kind))
+
+
 class Index:
     """Who makes and who takes each tensor of a flat model, bodies of If, Loop and Scan included.
 
@@ -214,10 +232,8 @@ class Index:
             self.makers[name] = node
         for name in dict.fromkeys(node.input):
             self.takers[name].append(node)
-        if node.op_type == "Constant" and not node.domain:
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    self.constants[node.output[0]] = attribute.t
+        if node.op_type == "Constant" and node.domain in STANDARD:
+            self.constants[node.output[0]] = constant_value(node)
         for source, target in body_edges(node):
             self.feeds[target].append(source)
 
