@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+#define POSEWARP_API __attribute__((visibility("default")))
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -25,11 +27,11 @@ enum
 };
 
 /* The version in setup.cfg, "0.1.0". */
-const char* posewarp_cpu_version(void);
+POSEWARP_API const char* posewarp_cpu_version(void);
 
 /* The instructions in use, "avx512", "avx2" or "portable": the best that the CPU has, at most what the environment
  * variable POSEWARP_CPU_SIMD names when the library is first asked. */
-const char* posewarp_cpu_simd(void);
+POSEWARP_API const char* posewarp_cpu_simd(void);
 
 /* Sample features at the positions of a grid, as ONNX GridSample and PyTorch's grid_sample do.
  *
@@ -42,7 +44,7 @@ const char* posewarp_cpu_simd(void);
  * align_corners  not 0: -1 and 1 are the centres of the outer pixels; 0: their outer edges
  * threads        at most so many; 0: as many as this process may use
  * Position, weights and sum are fp32 for every dtype. Returns POSEWARP_OK or what went wrong. */
-int posewarp_grid_sample(const void* features, int dtype, const float* grid, void* output, int spatial_rank,
+POSEWARP_API int posewarp_grid_sample(const void* features, int dtype, const float* grid, void* output, int spatial_rank,
     int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width, int64_t out_depth,
     int64_t out_height, int64_t out_width, int mode, int padding, int align_corners, int threads);
 

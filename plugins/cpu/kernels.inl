@@ -1,0 +1,306 @@
+// The inner loops, for the instruction set that the including file is compiled for; it says POSEWARP_KERNELS, the name
+// of the table, and POSEWARP_SIMD, the name of the instruction set.
+//
+// Everything here is internal to its file or always inlined and nothing of the standard library is instantiated: the
+// linker would merge such functions of several instruction sets into one. Vectors are the compilers' own (GCC,
+// Clang), so the same lines become AVX2, SSE2 or NEON.
+
+#include "half.h"
+#include "kernels.h"
+
+namespace posewarp::cpu
+{
+namespace
+{
+
+typedef float Lanes __attribute__((vector_size(4 * kLANES)));
+
+// A row of channels or of pixels from memory, at any alignment.
+POSEWARP_INLINE Lanes load(float const* from)
+{
+    Lanes lanes;
+    std::memcpy(&lanes, from, sizeof(lanes));
+    return lanes;
+}
+
+template <typename Half>
+POSEWARP_INLINE Lanes load(Half const* from)
+{
+    Lanes lanes;
+    for (int i = 0; i < kLANES; ++i)
+    {
+        lanes[i] = toFloat(from[i]);
+    }
+    return lanes;
+}
+
+POSEWARP_INLINE void store(float* to, Lanes lanes)
+{
+    std::memcpy(to, &lanes, sizeof(lanes));
+}
+
+template <typename Half>
+POSEWARP_INLINE void store(Half* to, Lanes lanes)
+{
+    for (int i = 0; i < kLANES; ++i)
+    {
+        to[i] = fromFloat<Half>(lanes[i]);
+    }
+}
+
+#if defined(__F16C__)
+POSEWARP_INLINE Lanes load(Fp16 const* from)
+{
+    return (Lanes) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from)));
+}
+
+POSEWARP_INLINE void store(Fp16* to, Lanes lanes)
+{
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256) lanes, _MM_FROUND_TO_NEAREST_INT));
+}
+#endif
+
+#if defined(__clang__)
+#define POSEWARP_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t Order __attribute__((vector_size(4 * kLANES)));
+#define POSEWARP_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Order{__VA_ARGS__})
+#endif
+
+// rows[i][j] <-> rows[j][i]
+POSEWARP_INLINE void transpose(Lanes (&rows)[kLANES])
+{
+    Lanes pairs[kLANES], quads[kLANES];
+    for (int i = 0; i < kLANES; i += 2)
+    {
+        pairs[i] = POSEWARP_SHUFFLE(rows[i], rows[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        pairs[i + 1] = POSEWARP_SHUFFLE(rows[i], rows[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < kLANES; i += 4)
+    {
+        for (int j = 0; j < 2; ++j)
+        {
+            quads[i + 2 * j] = POSEWARP_SHUFFLE(pairs[i + j], pairs[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            quads[i + 2 * j + 1] = POSEWARP_SHUFFLE(pairs[i + j], pairs[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    }
+    for (int i = 0; i < 4; ++i)
+    {
+        rows[i] = POSEWARP_SHUFFLE(quads[i], quads[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        rows[i + 4] = POSEWARP_SHUFFLE(quads[i], quads[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+
+POSEWARP_INLINE int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+template <typename T>
+void packRows(Problem const& problem, int64_t image, int64_t block, int64_t firstPixel, int64_t lastPixel, float* packed)
+{
+    int64_t const pixels = problem.sizes.pixels();
+    int64_t const channels = smaller(kLANES, problem.sizes.channels - block * kLANES);
+    T const* const rows
+        = static_cast<T const*>(problem.features) + (image * problem.sizes.channels + block * kLANES) * pixels;
+    if (firstPixel == 0)
+    {
+        store(packed, Lanes{});
+    }
+    float* const out = packed + kLANES;
+    for (int64_t pixel = firstPixel; pixel < lastPixel; pixel += kLANES)
+    {
+        int64_t const count = smaller(kLANES, lastPixel - pixel);
+        Lanes lanes[kLANES] = {};
+        for (int64_t channel = 0; channel < kLANES; ++channel)
+        {
+            if (channel < channels)
+            {
+                T const* const from = rows + channel * pixels + pixel;
+                T tail[kLANES] = {};
+                if (count < kLANES)
+                {
+                    std::memcpy(tail, from, static_cast<size_t>(count) * sizeof(T));
+                }
+                lanes[channel] = load(count < kLANES ? tail : from);
+            }
+        }
+        transpose(lanes);
+        for (int64_t i = 0; i < count; ++i)
+        {
+            store(out + (pixel + i) * kLANES, lanes[i]);
+        }
+    }
+}
+
+// The channels of a pixel of a packed block; of pixel -1 they are zeros.
+struct PackedPixels
+{
+    float const* mPixels;
+
+    POSEWARP_INLINE Lanes operator()(int32_t pixel) const
+    {
+        return load(mPixels + int64_t{pixel} * kLANES);
+    }
+};
+
+template <typename T, Mode kMODE, int kRANK>
+void sampleRows(Problem const& problem, int64_t image, int64_t block, int64_t firstPoint, int64_t lastPoint,
+    void const* taps, float const* packed)
+{
+    int64_t const points = problem.sizes.outPixels();
+    int64_t const channels = smaller(kLANES, problem.sizes.channels - block * kLANES);
+    T* const rows = static_cast<T*>(problem.output) + (image * problem.sizes.channels + block * kLANES) * points;
+    auto const* const tapsOf = static_cast<Taps<kMODE, kRANK, int32_t> const*>(taps);
+    for (int64_t point = firstPoint; point < lastPoint; point += kLANES)
+    {
+        int64_t const count = smaller(kLANES, lastPoint - point);
+        Lanes lanes[kLANES] = {};
+        for (int64_t i = 0; i < kLANES; ++i)
+        {
+            // Beyond the last point the last is sampled again: no branch, and nothing is stored.
+            int64_t const at = i < count ? point + i : lastPoint - 1;
+            lanes[i] = sum(tapsOf[at], PackedPixels{packed + kLANES});
+        }
+        transpose(lanes);
+        for (int64_t channel = 0; channel < channels; ++channel)
+        {
+            T* const to = rows + channel * points + point;
+            if (count == kLANES)
+            {
+                store(to, lanes[channel]);
+            }
+            else
+            {
+                T tail[kLANES];
+                store(tail, lanes[channel]);
+                std::memcpy(to, tail, static_cast<size_t>(count) * sizeof(T));
+            }
+        }
+    }
+}
+
+// A pixel of one channel.
+template <typename T>
+struct PlanePixels
+{
+    T const* mPixels;
+
+    POSEWARP_INLINE float operator()(int64_t pixel) const
+    {
+        return pixel < 0 ? 0.0F : toFloat(mPixels[pixel]);
+    }
+};
+
+template <typename T, Mode kMODE, int kRANK>
+void samplePlanes(Problem const& problem, int64_t image, int64_t firstPoint, int64_t lastPoint)
+{
+    Sizes const& sizes = problem.sizes;
+    int64_t const points = sizes.outPixels();
+    T const* const features = static_cast<T const*>(problem.features) + image * sizes.channels * sizes.pixels();
+    T* const output = static_cast<T*>(problem.output) + image * sizes.channels * points;
+    for (int64_t point = firstPoint; point < lastPoint; ++point)
+    {
+        auto const taps
+            = locate<kMODE, kRANK>(problem.grid + (image * points + point) * kRANK, sizes, problem.attributes);
+        for (int64_t channel = 0; channel < sizes.channels; ++channel)
+        {
+            output[channel * points + point]
+                = fromFloat<T>(sum(taps, PlanePixels<T>{features + channel * sizes.pixels()}));
+        }
+    }
+}
+
+// From here on types and modes are values: what the table holds.
+
+template <typename Body>
+void withType(Dtype dtype, Body const& body)
+{
+    switch (dtype)
+    {
+    case Dtype::kFP32: return body(float{});
+    case Dtype::kFP16: return body(Fp16{});
+    case Dtype::kBF16: return body(Bf16{});
+    }
+}
+
+struct Locate
+{
+    Problem const& mProblem;
+    int64_t mImage, mFirst, mLast;
+    void* mTaps;
+
+    template <Mode kMODE, int kRANK>
+    void run() const
+    {
+        float const* const grid = mProblem.grid + mImage * mProblem.sizes.outPixels() * kRANK;
+        auto* const taps = static_cast<Taps<kMODE, kRANK, int32_t>*>(mTaps);
+        for (int64_t point = mFirst; point < mLast; ++point)
+        {
+            taps[point] = posewarp::locate<kMODE, kRANK, int32_t>(
+                grid + point * kRANK, mProblem.sizes, mProblem.attributes);
+        }
+    }
+};
+
+template <typename T>
+struct Sample
+{
+    Problem const& mProblem;
+    int64_t mImage, mBlock, mFirst, mLast;
+    void const* mTaps;
+    float const* mPacked;
+
+    template <Mode kMODE, int kRANK>
+    void run() const
+    {
+        sampleRows<T, kMODE, kRANK>(mProblem, mImage, mBlock, mFirst, mLast, mTaps, mPacked);
+    }
+};
+
+template <typename T>
+struct SampleUnpacked
+{
+    Problem const& mProblem;
+    int64_t mImage, mFirst, mLast;
+
+    template <Mode kMODE, int kRANK>
+    void run() const
+    {
+        samplePlanes<T, kMODE, kRANK>(mProblem, mImage, mFirst, mLast);
+    }
+};
+
+void locate(Problem const& problem, int64_t image, int64_t firstPoint, int64_t lastPoint, void* taps)
+{
+    dispatch(problem.attributes.mode, problem.sizes.spatialRank, Locate{problem, image, firstPoint, lastPoint, taps});
+}
+
+void pack(Problem const& problem, int64_t image, int64_t block, int64_t firstPixel, int64_t lastPixel, float* packed)
+{
+    withType(problem.dtype,
+        [&](auto type) { packRows<decltype(type)>(problem, image, block, firstPixel, lastPixel, packed); });
+}
+
+void sample(Problem const& problem, int64_t image, int64_t block, int64_t firstPoint, int64_t lastPoint,
+    void const* taps, float const* packed)
+{
+    withType(problem.dtype, [&](auto type) {
+        dispatch(problem.attributes.mode, problem.sizes.spatialRank,
+            Sample<decltype(type)>{problem, image, block, firstPoint, lastPoint, taps, packed});
+    });
+}
+
+void sampleUnpacked(Problem const& problem, int64_t image, int64_t firstPoint, int64_t lastPoint)
+{
+    withType(problem.dtype, [&](auto type) {
+        dispatch(problem.attributes.mode, problem.sizes.spatialRank,
+            SampleUnpacked<decltype(type)>{problem, image, firstPoint, lastPoint});
+    });
+}
+
+} // namespace
+
+Kernels const POSEWARP_KERNELS = {POSEWARP_SIMD, locate, pack, sample, sampleUnpacked};
+
+} // namespace posewarp::cpu

@@ -1,0 +1,3 @@
+#define POSEWARP_KERNELS kPORTABLE
+#define POSEWARP_SIMD "portable"
+#include "kernels.inl"
