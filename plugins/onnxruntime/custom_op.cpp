@@ -7,6 +7,7 @@
 
 #include "../cpu/posewarp_cpu.h"
 #include "../cpu/sampler.h"
+#include "../cpu/threads.h"
 
 #include <array>
 #include <exception>
@@ -169,7 +170,8 @@ struct Session
     Status* mFailed;
 };
 
-// On the session's own threads: they spin while they wait, and would fight a second pool for the CPUs.
+// On the session's own threads: they spin while they wait, and would fight a second pool for the CPUs. How many they
+// are is not told; the work is cut for one on each CPU.
 void parallelFor(void* context, size_t count, cpu::ParallelFor::Body body, void* data)
 {
     Session& session = *static_cast<Session*>(context);
@@ -206,7 +208,7 @@ void compute(Kernel const& kernel, KernelContext* context)
     Session session{api, context, nullptr};
     int const error = cpu::gridSample({dataOf(features), toDtype(kernel.mType),
                                           static_cast<float const*>(dataOf(grid)), dataOf(output), sizes, kernel.mAttributes},
-        {&parallelFor, &session, 1 << 10});
+        {&parallelFor, &session, cpu::countCpus()});
     check(session.mFailed);
     if (error != POSEWARP_OK)
     {

@@ -1,0 +1,223 @@
+"""Finding, checking and loading plugin libraries. Broken ones are made from the one that `make plugins` built."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy._core._multiarray_umath as numpy_library
+import pytest
+
+from posewarp.runtime import plugin_library
+from posewarp.runtime.errors import ContractError, PluginError
+from posewarp.runtime.files import sha256
+from posewarp.runtime.plugin_library import find, grid_sample, load
+
+CPU, TENSORRT = plugin_library.FILES["cpu"], plugin_library.FILES["tensorrt"]
+
+
+@pytest.fixture(scope="module")
+def built() -> Path:
+    library = find("cpu")
+    assert library is not None, "run `make plugins` first"
+    return library
+
+
+@pytest.fixture
+def place(built, tmp_path, monkeypatch):
+    """``place(folder, name) -> path``: a copy of the library; the package's own folder is an empty one."""
+    monkeypatch.setattr(plugin_library, "FOLDER", tmp_path / "package")
+    monkeypatch.delenv("POSEWARP_PLUGIN_PATH", raising=False)
+
+    def copy(folder, name=CPU) -> Path:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_bytes(built.read_bytes())
+        return tmp_path / folder / name
+
+    return copy
+
+
+def patched(path: Path, offset: int, data: bytes) -> Path:
+    content = bytearray(path.read_bytes())
+    content[offset : offset + len(data)] = data
+    path.write_bytes(content)
+    return path
+
+
+# Where it is looked for
+
+
+def test_argument_comes_before_environment_and_environment_before_package(place, monkeypatch):
+    assert find("cpu") is None
+    package = place("package")
+    assert find("cpu") == package
+    there = place("environment")
+    monkeypatch.setenv("POSEWARP_PLUGIN_PATH", str(there))
+    assert find("cpu") == there
+    given = place("given")
+    assert find("cpu", given) == find("cpu", given.parent) == find("cpu", str(given)) == given
+
+
+def test_environment_names_folders_and_files_and_each_library_finds_its_own(place, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    cpu, tensorrt, package = place("a"), place("b", TENSORRT), place("package")
+    entries = ("", str(tmp_path / "empty"), str(tensorrt), str(cpu.parent))
+    monkeypatch.setenv("POSEWARP_PLUGIN_PATH", os.pathsep.join(entries))
+    assert find("cpu") == cpu
+    assert find("tensorrt") == tensorrt
+    monkeypatch.setenv("POSEWARP_PLUGIN_PATH", str(tensorrt))
+    assert find("cpu") == package
+
+
+@pytest.mark.parametrize("entry", ["gone", "other.so"])
+def test_environment_that_names_something_else_is_an_error(place, tmp_path, monkeypatch, entry):
+    place("package")
+    (tmp_path / "other.so").touch()
+    monkeypatch.setenv("POSEWARP_PLUGIN_PATH", str(tmp_path / entry))
+    with pytest.raises(PluginError, match=rf"POSEWARP_PLUGIN_PATH names .*{entry}, which is neither"):
+        find("cpu")
+
+
+def test_what_was_named_must_be_there(place, tmp_path, monkeypatch):
+    place("package")
+    with pytest.raises(PluginError, match=r"gone\.so cannot be read: No such file .*make plugins"):
+        find("cpu", tmp_path / "gone.so")
+    with pytest.raises(PluginError, match=rf"{CPU} cannot be read"):
+        find("cpu", tmp_path)
+    monkeypatch.setenv("POSEWARP_PLUGIN_PATH", str(tmp_path / CPU))
+    with pytest.raises(PluginError, match=rf"{CPU} cannot be read"):
+        find("cpu")
+
+
+def test_symbolic_link_is_the_library_it_leads_to(place, tmp_path):
+    library = place("real")
+    (tmp_path / "link.so").symlink_to(library)
+    assert find("cpu", tmp_path / "link.so") == library
+    assert load(tmp_path / "link.so") is load(library)
+    (tmp_path / "dangling.so").symlink_to(tmp_path / "gone")
+    with pytest.raises(PluginError, match=r"dangling\.so cannot be read"):
+        load(tmp_path / "dangling.so")
+
+
+# What is refused
+
+
+def test_file_that_is_no_library_is_refused_before_it_is_loaded(place, tmp_path):
+    library = place("broken")
+    size = library.stat().st_size
+    os.truncate(library, size - 1)  # the system's loader may crash the process on such a file
+    with pytest.raises(PluginError, match=f"is cut short: {size - 1} bytes"):
+        load(library)
+    for content in (b"", b"hello", library.read_bytes()[:20], b"MZ" + bytes(100)):
+        library.write_bytes(content)
+        with pytest.raises(PluginError, match="is not a shared library of 64-bit Linux"):
+            load(library)
+
+
+@pytest.mark.parametrize(("machine", "named"), [(0xB7, "aarch64"), (0xF3, "machine 243")])
+def test_library_for_another_machine_is_refused(place, monkeypatch, machine, named):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    library = patched(place("foreign"), 18, machine.to_bytes(2, "little"))
+    with pytest.raises(PluginError, match=f"built for {named}, this machine is x86_64"):
+        load(library)
+
+
+def test_library_that_is_not_ours_is_refused():
+    with pytest.raises(PluginError, match=rf"cannot be loaded as {CPU}: .*posewarp_cpu_version"):
+        load(numpy_library.__file__)
+
+
+def test_library_that_the_system_cannot_load_is_refused(place):
+    library = place("damaged")
+    patched(library, 16, b"\x01\x00")  # an object file, not a shared one
+    with pytest.raises(PluginError, match=rf"damaged/{CPU} cannot be loaded"):
+        load(library)
+
+
+def test_library_of_another_version_is_refused(place, monkeypatch):
+    monkeypatch.setattr(plugin_library.metadata, "version", lambda name: f"{name}-next")
+    with pytest.raises(
+        PluginError, match=r"is of version \d+\.\d+\.\d+, this posewarp is posewarp-next"
+    ) as caught:
+        load(place("old"))
+    assert caught.value.expected == "posewarp-next"
+
+
+def test_library_of_another_hash_is_refused(built):
+    assert load(sha256=sha256(built)).sha256 == sha256(built)
+    with pytest.raises(PluginError, match=r"has the hash [0-9a-f]{12}\.\.\., expected 000000000000\.\.\."):
+        load(sha256="0" * 64)
+
+
+def test_no_library_at_all_says_how_to_get_one(place):
+    with pytest.raises(PluginError, match=rf"{CPU} is not there; `make plugins` builds it"):
+        load()
+
+
+# What is loaded
+
+
+def test_loaded_once_and_described(built):
+    library = load()
+    assert library is load(built)
+    assert (library.path, library.name) == (built, "posewarp_cpu")
+    assert library.version == plugin_library.metadata.version("posewarp")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
+def test_importing_loads_no_library(built):
+    code = "import posewarp.runtime.plugin_library as p{}; print('posewarp_cpu' in open('/proc/self/maps').read())"
+    for then, expected in (("", "False"), ("; p.load()", "True")):
+        done = subprocess.run([sys.executable, "-c", code.format(then)], capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
+
+
+def identity_grid(height: int, width: int) -> np.ndarray:
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return np.stack([x, y], -1)[None].astype(np.float32)  # (1, H, W, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_identity_grid_gives_the_features_and_its_mirror_mirrors_them(dtype, rng):
+    features = rng.standard_normal((1, 11, 6, 5)).astype(dtype)
+    grid = identity_grid(6, 5)
+    same = grid_sample(features, grid, align_corners=True)
+    assert same.dtype == dtype
+    np.testing.assert_allclose(same, features, atol=1e-3 if dtype == "float16" else 1e-6)
+    mirrored = grid_sample(features, grid * np.float32([-1, 1]), "nearest", align_corners=True, threads=1)
+    np.testing.assert_array_equal(mirrored, features[..., ::-1])
+
+
+def test_volumes_bfloat16_and_views(rng):
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="onnx brings it")
+    features = rng.standard_normal((2, 3, 4, 5, 12)).astype(ml_dtypes.bfloat16)[..., ::2]  # (2, 3, 4, 5, 6)
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (4, 5, 6)), indexing="ij")
+    grid = np.stack([np.stack([x, y, z], -1)] * 2).astype(np.float32)
+    got = grid_sample(features, grid, "nearest", "border", align_corners=True)
+    np.testing.assert_array_equal(got, features)
+
+
+IMAGE, GRID = np.zeros((1, 3, 4, 4), np.float32), np.zeros((1, 2, 2, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("features", "grid", "words", "message"),
+    [
+        (IMAGE[0], GRID, (), r"features have shape \(3, 4, 4\)"),
+        (IMAGE, GRID[..., :1], (), r"the grid \(1, 2, 2, 1\), expected"),
+        (IMAGE, np.repeat(GRID, 2, 0), (), r"the grid \(2, 2, 2, 2\), expected"),
+        (IMAGE, GRID.astype(np.float16), (), "the grid float16, expected"),
+        (IMAGE.astype(np.float64), GRID, (), "features are float64"),
+        (IMAGE.astype(">f4"), GRID, (), "features are >f4"),
+        (IMAGE, GRID, ("linear",), "mode 'linear' with padding_mode 'zeros', expected one of bilinear"),
+        (IMAGE, GRID, ("bilinear", "wrap"), "padding_mode 'wrap'"),
+        (IMAGE[:, :, :0], GRID, (), r"shape \(1, 3, 0, 4\) cannot be sampled"),
+        (IMAGE[..., None], np.zeros((1, 2, 2, 2, 3), np.float32), ("bicubic",), "bicubic takes 4-D"),
+    ],
+)
+def test_wrong_inputs_are_refused(features, grid, words, message):
+    with pytest.raises(ContractError, match=message):
+        grid_sample(features, grid, *words)
