@@ -35,6 +35,19 @@ def load_model(path: str | Path) -> ModelProto:
 
     Raises: ExportError, one line, if it is missing, truncated, no ONNX model, or lacks its external data.
     """
+    model = read_graph(path)
+    try:
+        external_data_helper.load_external_data_for_model(model, str(Path(path).resolve().parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as exc:
+        raise ExportError(f"{path} lacks its external data: {' '.join(str(exc).split())}") from exc
+    return model
+
+
+def read_graph(path: str | Path) -> ModelProto:
+    """Read an ONNX file alone, not the weights that it keeps in files beside it.
+
+    Raises: ExportError, one line, if it is missing, truncated or no ONNX model.
+    """
     path = Path(path)
     if not path.is_file():
         raise ExportError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
@@ -46,10 +59,6 @@ def load_model(path: str | Path) -> ModelProto:
         raise ExportError(f"{path} cannot be read: {exc.strerror}") from exc
     if not model.ir_version or not model.opset_import or not (model.graph.node or model.graph.output):
         raise ExportError(f"{path} is not an ONNX file, or is truncated: it holds no graph")
-    try:
-        external_data_helper.load_external_data_for_model(model, str(path.resolve().parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as exc:
-        raise ExportError(f"{path} lacks its external data: {' '.join(str(exc).split())}") from exc
     return model
 
 
