@@ -80,7 +80,7 @@ def measure(generator: Generator, io: str, warp: str, model: Path) -> Row:
     """Export to ``model`` and compare it, in ONNX Runtime on the CPU, with PyTorch."""
     spec = generator_spec(generator, io=io)
     to_onnx(spec, model, warp=warp)
-    with Session.open(model) as session:
+    with Session.open(model, plugins=()) as session:
         results = []
         for batch in BATCHES:
             inputs = people_inputs(generator.config, io, batch)
