@@ -15,6 +15,8 @@ from posewarp.runtime import command
 COMMANDS = {
     "train": ("posewarp.cli.train", "Train the generator on synthetic people."),
     "export": ("posewarp.export.to_onnx", "Checkpoint or module to ONNX, proven against PyTorch."),
+    "build": ("posewarp.export.to_engine", "TensorRT or TensorRT-RTX engine, checked, with its side-car."),
+    "adopt": ("posewarp.export.adopt", "Side-car for an engine that trtexec built."),
     "inspect": ("posewarp.cli.inspect_model", "Print a model's contract, opset, types, warps and metadata."),
     "transfer": ("posewarp.cli.transfer", "Re-pose the person of a picture."),
     "demo": ("posewarp.cli.demo", "The whole journey with the checkpoint that ships here."),

@@ -1,0 +1,346 @@
+"""ONNX file to TensorRT or TensorRT-RTX engine, with a side-car that says what it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from onnx import ModelProto
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from posewarp.export.engine_builder import check_precision
+from posewarp.export.engine_graph import check_contract, checked, contract_of, custom_ops, grid_samples
+from posewarp.export.engine_process import build_in_child
+from posewarp.export.engine_report import EngineReport
+from posewarp.export.engine_request import BACKENDS, HARDWARE, NAMES, PRECISIONS, BuildRequest
+from posewarp.export.engine_sidecar import assemble, describe, is_same
+from posewarp.export.graph import load_model, save_model
+from posewarp.export.profiles import Shapes, make_profiles
+from posewarp.export.trtexec import trtexec_lines
+from posewarp.runtime import command, plugin_library, sidecar
+from posewarp.runtime.contract import METADATA_KEY, Contract
+from posewarp.runtime.errors import ContractError, EngineError
+from posewarp.runtime.files import atomic_write, check_writable
+from posewarp.runtime.sidecar import Sidecar
+
+_TENSORRT_ONLY = {
+    "plugins": "TensorRT-RTX's network has no plugin layers, and its parser aborts when it meets a plugin",
+    "version_compatible": "a TensorRT-RTX engine is compiled where it runs",
+    "exclude_lean_runtime": "TensorRT-RTX has no lean runtime",
+    "hardware_compatibility": "TensorRT-RTX takes --target instead",
+    "timing_cache": "TensorRT-RTX times nothing at build, and looks for a GPU when its cache is touched",
+}
+
+
+def to_engine(
+    onnx_path: str | Path,
+    output: str | Path | None = None,
+    *,
+    backend: str = "rtx",
+    precision: str | None = None,
+    profiles: Shapes | None = None,
+    targets: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    contract: Contract | None = None,
+    force: bool = False,
+    tell: Callable[[str, Any], None] | None = None,
+    **options: Any,
+) -> EngineReport:
+    """Build an engine and its side-car, unless both are there and nothing that they depend on has changed.
+
+    The types are the ONNX file's. Before it builds: types are not mixed at a node, operators are known, the
+    asserted precision holds of the parsed network, and each GridSample layer is what the file says. The build
+    runs in a child process. Engine and side-car get their names together: a reader finds a pair, or an engine
+    without side-car, never the side-car of another engine. A failure leaves the previous pair as it was.
+
+    Args:
+        onnx_path: the model, from ``posewarp fp16`` or any other.
+        output: the engine, by default ``model.engine`` for ``model.onnx`` and ``model.fp16.onnx``.
+        backend: ``rtx`` (TensorRT-RTX, needs no GPU) or ``tensorrt`` (builds for the GPU it runs on).
+        precision: ``fp16`` or ``fp32``: an assertion about the graph, an error where it does not hold.
+        profiles: shapes of dynamic inputs; by default from the contract, see ``profiles.make_profiles``.
+        targets: compute capabilities such as ``8.6``; rtx only; by default the library's.
+        plugins: plugin libraries; tensorrt only. Our warp node is taken as the plugin then.
+        contract: instead of the one in the file's metadata.
+        force: build in any case.
+        tell: called with the build's events; see ``engine_builder.build``.
+        options: ``tf32`` (default off), ``workspace_mib``, ``optimization_level``; tensorrt only:
+            ``version_compatible``, ``exclude_lean_runtime``, ``hardware_compatibility`` (``ampere+`` or
+            ``same-compute-capability``), ``timing_cache`` (a folder; a file in it for each version and GPU).
+
+    Raises: EngineError, ContractError, ExportError, PluginError: one line each, nothing half-written.
+    """
+    started = time.perf_counter()
+    path, output = _paths(onnx_path, output)
+    for written in (output, sidecar.path_of(output)):
+        check_writable(written, EngineError)
+    model, request, contract = prepare(
+        path,
+        backend=backend,
+        precision=precision,
+        profiles=profiles,
+        targets=targets,
+        plugins=plugins,
+        contract=contract,
+        **options,
+    )
+    wanted = describe(request, path, contract)
+    previous = None if force else _previous(output)
+    if previous and is_same(previous, wanted):
+        versions = {name: previous.versions[name] for name in NAMES.values() if name in previous.versions}
+        request = dataclasses.replace(request, unless={"versions": versions, "device": previous.device})
+    with tempfile.TemporaryDirectory(prefix="posewarp-") as folder:
+        file = Path(folder) / "model.onnx"
+        save_model(model, file)
+        del model  # the child has its own
+        request = dataclasses.replace(request, onnx=str(file))
+        built, seen = _build(output, request, wanted, tell)
+    return EngineReport(
+        path=str(output),
+        mib=output.stat().st_size / 2**20,
+        sidecar=built or previous,
+        unchanged=built is None,
+        fp32_layers=tuple(seen.get("fp32_compute", ())),
+        notes=(*seen.get("notes", ()), *_notes(request, seen)),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def prepare(
+    path: Path,
+    *,
+    backend: str = "rtx",
+    precision: str | None = None,
+    profiles: Shapes | None = None,
+    targets: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    contract: Contract | None = None,
+    **options: Any,
+) -> tuple[ModelProto, BuildRequest, Contract]:
+    """All of ``to_engine`` that needs no builder.
+
+    Returns: the model as the parser shall read it, the request without its paths, the contract.
+    """
+    _check_words(backend, precision, {"plugins": plugins, **options})
+    libraries = tuple(str(plugin_library.find("tensorrt", library)) for library in plugins)
+    model = load_model(path)
+    declared = contract_of(model)
+    contract = check_contract(contract, declared) if contract else declared
+    flat, (half, compute) = checked(model, plugins=bool(libraries))
+    check_precision(precision, half, compute)
+    shapes = profiles or Shapes()
+    request = BuildRequest(
+        backend=backend,
+        onnx="",
+        plan="",
+        precision=precision,
+        grid_samples=grid_samples(flat),
+        custom_ops=custom_ops(flat),
+        profiles=make_profiles(contract, shapes),
+        targets=tuple(targets),
+        plugins=libraries,
+        **options,
+    )
+    return flat, request, contract
+
+
+def _paths(onnx_path: str | Path, output: str | Path | None) -> tuple[Path, Path]:
+    path = Path(onnx_path)
+    if output is None:
+        stem = path.name.removesuffix(".onnx").removesuffix(".fp16").removesuffix(".bf16")
+        output = path.with_name(f"{stem}.engine")
+    output = Path(output)
+    if output.suffix in (".onnx", ".json"):
+        raise EngineError(f"{output} is no name for an engine; let it end in .engine")
+    return path, output
+
+
+def _check_words(backend: str, precision: str | None, options: dict[str, Any]) -> None:
+    level = options.get("hardware_compatibility")
+    for what, word, known in (
+        ("backend", backend, BACKENDS),
+        ("precision", precision, (None, *PRECISIONS)),
+        ("hardware compatibility", level, (None, *HARDWARE)),
+    ):
+        if word not in known:
+            raise EngineError(f"no {what} {word!r}; there are {', '.join(filter(None, known))}", got=word)
+    if backend == "rtx":
+        for name, reason in _TENSORRT_ONLY.items():
+            if options.get(name):
+                raise EngineError(f"--{name.replace('_', '-')} is for --backend tensorrt: {reason}")
+    if options.get("exclude_lean_runtime") and not options.get("version_compatible"):
+        raise EngineError("--exclude-lean-runtime is for --version-compatible engines: only they have one")
+
+
+def _previous(output: Path) -> Sidecar | None:
+    """The side-car of the engine that is there, if both can be used."""
+    try:
+        return sidecar.check(output, needed=True)
+    except EngineError:
+        return None  # build it
+
+
+def _build(
+    output: Path, request: BuildRequest, wanted: dict[str, Any], tell: Callable | None
+) -> tuple[Sidecar | None, dict[str, Any]]:
+    """Build, and give engine and side-car their names; None if nothing was built.
+
+    Order: both are whole under temporary names; the old side-car goes; the engine is renamed; the side-car is.
+    Cut off in between, an engine without side-car is left, which the next build does not take for its own.
+    """
+    beside = sidecar.path_of(output)
+    try:
+        with atomic_write(beside, EngineError) as text, atomic_write(output, EngineError) as plan:
+            seen = build_in_child(dataclasses.replace(request, plan=str(plan)), tell)
+            if seen.get("unchanged"):
+                raise _UnchangedError
+            built = assemble(seen, plan, output, wanted)
+            text.write_text(built.to_json(), encoding="utf-8")
+            Path(os.path.realpath(beside)).unlink(missing_ok=True)
+    except _UnchangedError:
+        return None, seen
+    return built, seen
+
+
+def _notes(request: BuildRequest, seen: dict[str, Any]) -> list[str]:
+    notes = []
+    islands = [entry["name"] for entry in seen.get("grid_samples", ()) if entry["dtype"] == "float32"]
+    if request.backend == "tensorrt" and islands and seen["half"]:
+        notes.append(
+            f"{len(islands)} FP32 GridSample layers in an FP16 network, which TensorRT from 10.14.1 is reported "
+            "to get wrong: compare with posewarp parity, or build with --plugins"
+        )
+    if request.tf32 and seen.get("fp32_compute"):
+        notes.append(f"{len(seen['fp32_compute'])} FP32 layers may round to TF32's 10 bits, as FP16 does")
+    return notes
+
+
+class _UnchangedError(Exception):
+    """Leaves the blocks that would give names to what was not written."""
+
+
+@contextmanager
+def _display() -> Any:
+    """Show the builder's phases on a terminal while it builds."""
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
+
+        def tell(kind: str, value: Any) -> None:
+            if kind == "phase":
+                name, _, steps = value
+                tasks[name] = progress.add_task(name, total=steps)
+            elif kind == "step":
+                progress.advance(tasks[value[0]])
+            elif kind == "done":
+                progress.remove_task(tasks.pop(value))
+
+        yield tell
+
+
+app = typer.Typer(add_completion=False)
+_Backend = Enum("_Backend", [(name, name) for name in BACKENDS], type=str)
+_Precision = Enum("_Precision", [(name, name) for name in PRECISIONS], type=str)
+_Hardware = Enum("_Hardware", [(name, name) for name in HARDWARE], type=str)
+
+
+@app.command("build")
+def _command(
+    model: Annotated[Path, typer.Argument(help="An .onnx file; types are as they are in it.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: model.engine.")] = None,
+    backend: Annotated[
+        _Backend, typer.Option(help="rtx needs no GPU; tensorrt builds for the one it runs on.")
+    ] = _Backend.rtx,
+    precision: Annotated[
+        _Precision | None, typer.Option(help="Assert that the graph is in it; it converts nothing.")
+    ] = None,
+    min_shapes: Annotated[
+        list[str] | None, typer.Option("--minShapes", help="As trtexec: x:1x3x256x176,y:1x18x2")
+    ] = None,
+    opt_shapes: Annotated[list[str] | None, typer.Option("--optShapes", help="The most used shapes.")] = None,
+    max_shapes: Annotated[
+        list[str] | None, typer.Option("--maxShapes", help="Again for each further profile.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Compute capabilities, 8.6,8.9,12.0: rtx only.")] = None,
+    plugins: Annotated[
+        list[Path] | None, typer.Option(help="Plugin library: tensorrt only; repeatable.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Runs on later TensorRT too, and on lean.")
+    ] = False,
+    exclude_lean_runtime: Annotated[
+        bool, typer.Option("--exclude-lean-runtime", help="Leave the lean runtime out of the plan.")
+    ] = False,
+    hardware_compatibility: Annotated[
+        _Hardware | None, typer.Option(help="GPUs besides the one it is built on.")
+    ] = None,
+    workspace: Annotated[int | None, typer.Option(min=0, help="MiB.")] = None,
+    optimization_level: Annotated[int | None, typer.Option(min=0, max=5)] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="Folder of caches, one for each version and GPU: tensorrt only.")
+    ] = None,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let FP32 layers round to TF32's 10 bits, coordinates too.")
+    ] = False,
+    contract: Annotated[
+        Path | None, typer.Option(help="Take the contract of this .onnx file instead.")
+    ] = None,
+    print_trtexec: Annotated[
+        bool, typer.Option("--print-trtexec", help="Build nothing; print lines for trtexec 10, 11, lean.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build though nothing has changed.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
+) -> None:
+    """Build a TensorRT or TensorRT-RTX engine, checked against the ONNX file, with a side-car."""
+    if json_path:
+        check_writable(json_path, EngineError)
+    given = {
+        "backend": "tensorrt" if print_trtexec else backend.value,
+        "precision": precision and precision.value,
+        "profiles": Shapes(min_shapes or (), opt_shapes or (), max_shapes or ()),
+        "targets": [part.strip() for part in target.split(",")] if target else (),
+        "plugins": plugins or (),
+        "contract": _contract(contract),
+        "version_compatible": version_compatible,
+        "exclude_lean_runtime": exclude_lean_runtime,
+        "hardware_compatibility": hardware_compatibility and hardware_compatibility.value,
+        "workspace_mib": workspace,
+        "optimization_level": optimization_level,
+        "timing_cache": timing_cache and str(timing_cache),
+        "tf32": tf32,
+    }
+    if print_trtexec:
+        path, engine = _paths(model, output)
+        _, request, _ = prepare(path, **given)
+        print("\n".join(trtexec_lines(request, path, engine)))
+        return
+    with _display() as tell:
+        report = to_engine(model, output, force=force, tell=tell, **given)
+    print(report)
+    if json_path:
+        with atomic_write(json_path, EngineError) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+
+
+def _contract(path: Path | None) -> Contract | None:
+    if path is None:
+        return None
+    model = load_model(path)
+    if METADATA_KEY not in {entry.key for entry in model.metadata_props}:
+        raise ContractError(f"{path} carries no contract")
+    return contract_of(model)
+
+
+if __name__ == "__main__":
+    command.main(app)
