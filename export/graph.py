@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -243,28 +244,48 @@ class Index:
             self.takers[name].append(node)
         if node.op_type == "Constant" and node.domain in STANDARD:
             self.constants[node.output[0]] = constant_value(node)
-        for source, target in body_edges(node):
-            self.feeds[target].append(source)
+        for variable in variables(node):
+            for name in filter(None, variable.members):
+                self.feeds[name].extend(variable.sources(node))
 
 
-def body_edges(node: NodeProto) -> list[tuple[str, str]]:
-    """(from, to) of the values that a node of bodies hands in, round and out."""
+@dataclass(frozen=True)
+class Variable:
+    """A value that a node of bodies (If, Loop, Scan) hands in, round or out; it has one type.
+
+    Attributes:
+        members: its names: the body's input and the node's result, where it has these.
+        results: where a body gives it: a body, and the place among its outputs.
+        place: where the node takes its first value, among the node's inputs; None if it takes none.
+    """
+
+    members: tuple[str, ...]
+    results: tuple[tuple[GraphProto, int], ...] = ()
+    place: int | None = None
+
+    def sources(self, node: NodeProto) -> list[str]:
+        """The tensors that it may be."""
+        first = [] if self.place is None else [node.input[self.place]]
+        return first + [body.output[place].name for body, place in self.results]
+
+
+def variables(node: NodeProto) -> list[Variable]:
+    """What passes the borders of a node's bodies; empty for a node without."""
     graphs = bodies(node)
-    if node.domain or not graphs:
+    if node.domain not in STANDARD or not graphs:
         return []
     if node.op_type == "If":
-        return [
-            (inner.name, outer) for g in graphs for inner, outer in zip(g.output, node.output, strict=False)
-        ]
+        return [Variable((name,), tuple((g, i) for g in graphs)) for i, name in enumerate(node.output)]
     (body,) = graphs
-    taken, given = [value.name for value in body.input], [value.name for value in body.output]
-    if (
-        node.op_type == "Loop"
-    ):  # takes trip count, condition, carried; its body gives condition, carried, scanned
-        first, taken, given = list(node.input[2:]), taken[2:], given[1:]
-        carried, straight = len(taken), list(zip(first, node.output, strict=False))
-    else:
-        first, straight = list(node.input), []
-        carried = len(taken) - next(a.i for a in node.attribute if a.name == "num_scan_inputs")
-    handed_in, handed_round = zip(first, taken, strict=False), zip(given[:carried], taken, strict=False)
-    return [*handed_in, *handed_round, *straight, *zip(given, node.output, strict=False)]
+    # A Loop's body takes the trip and the condition first, and gives the condition.
+    skipped, ahead = (2, 1) if node.op_type == "Loop" else (0, 0)
+    rows = 0 if node.op_type == "Loop" else next(a.i for a in node.attribute if a.name == "num_scan_inputs")
+    taken = [value.name for value in body.input][skipped:]
+    carried = len(taken) - rows
+    found = [
+        Variable((name, node.output[i]), ((body, ahead + i),), skipped + i)
+        for i, name in enumerate(taken[:carried])
+    ]
+    found += [Variable((name,), (), skipped + carried + i) for i, name in enumerate(taken[carried:])]
+    stacked = range(carried, len(node.output))
+    return found + [Variable((node.output[i],), ((body, ahead + i),)) for i in stacked]
