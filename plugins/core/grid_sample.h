@@ -4,9 +4,9 @@
 // always fp32 and runs once a point. The sum half (sum) adds the taps of one channel, or of several at a time: what a
 // pixel is comes from the caller's loader, so one body serves SIMD lanes, CUDA NCHW and CUDA channel-last kernels.
 //
-// The position is computed with PyTorch's operations in PyTorch's order, each rounded to fp32, so that even nearest
-// agrees bit for bit. A compiler that fuses a multiply with an add changes that: compile host code with
-// -ffp-contract=off (the CMake target posewarp_core carries it); device code asks for the rounding itself.
+// The position is computed with the operations, the order and the roundings of PyTorch's CPU kernels (as built for AVX2
+// and AVX-512: fused multiply-adds and all), so that even nearest agrees bit for bit. A compiler that fuses more changes
+// that: compile host code with -ffp-contract=off; device code asks for each rounding itself.
 #pragma once
 
 #include <cmath>
@@ -102,10 +102,26 @@ struct Taps
     float weight[kWEIGHTS];
 };
 
+// value * weight + total: fused where that is one instruction. More types may have their own.
+template <typename Value>
+POSEWARP_HOST_DEVICE Value multiplyAdd(Value const& value, float weight, Value const& total)
+{
+    return value * weight + total;
+}
+
+POSEWARP_HOST_DEVICE float multiplyAdd(float value, float weight, float total)
+{
+#if defined(__FMA__) || defined(__CUDA_ARCH__)
+    return fmaf(value, weight, total);
+#else
+    return value * weight + total;
+#endif
+}
+
 namespace detail
 {
 
-// fp32 operations that no compiler may fuse.
+// fp32 operations, each rounded once, that no compiler may merge.
 POSEWARP_HOST_DEVICE float add(float a, float b)
 {
 #if defined(__CUDA_ARCH__)
@@ -121,6 +137,16 @@ POSEWARP_HOST_DEVICE float multiply(float a, float b)
     return __fmul_rn(a, b);
 #else
     return a * b;
+#endif
+}
+
+// a * b + c, rounded once. Where the host has no such instruction this is a slow function, but an exact one.
+POSEWARP_HOST_DEVICE float fuse(float a, float b, float c)
+{
+#if defined(__CUDA_ARCH__)
+    return __fmaf_rn(a, b, c);
+#else
+    return fmaf(a, b, c);
 #endif
 }
 
@@ -161,7 +187,7 @@ POSEWARP_HOST_DEVICE float reflect(float x, int64_t size, bool alignCorners)
         return add(even ? extra : add(span, -extra), low);
     }
     float const twice = 2.0F * span;
-    float const extra = add(distance, -multiply(truncf(divide(distance, twice)), twice));
+    float const extra = fuse(-truncf(divide(distance, twice)), twice, distance);
     float const back = add(twice, -extra);
     return add(back < extra ? back : extra, low);
 }
@@ -188,7 +214,7 @@ POSEWARP_HOST_DEVICE float toPixel(float value, int64_t size, bool alignCorners)
         return multiply(fromLeft, static_cast<float>(size - 1) * 0.5F);
     }
     // Equal but where the product overflows: as PyTorch's two kernels have it.
-    return kRANK == 2 ? add(multiply(fromLeft, static_cast<float>(size) * 0.5F), -0.5F)
+    return kRANK == 2 ? fuse(fromLeft, static_cast<float>(size) * 0.5F, -0.5F)
                       : add(multiply(fromLeft, static_cast<float>(size)), -1.0F) * 0.5F;
 }
 
@@ -231,7 +257,7 @@ struct Quad
 // Keys' kernel with a = -0.75 at distance x: within 1 pixel, and between 1 and 2.
 POSEWARP_HOST_DEVICE float cubicNear(float x)
 {
-    return add(multiply(multiply(add(multiply(1.25F, x), -2.25F), x), x), 1.0F);
+    return fuse(multiply(fuse(1.25F, x, -2.25F), x), x, 1.0F);
 }
 
 POSEWARP_HOST_DEVICE float cubicFar(float x)
@@ -252,12 +278,18 @@ POSEWARP_HOST_DEVICE Quad locateQuad(float value, int64_t size, Attributes const
     return quad;
 }
 
-// One row of a bicubic sample.
-template <typename Index, typename Load>
-POSEWARP_HOST_DEVICE auto sumRow(Index const* pixel, float const* weight, Load const& load)
+// The sum of four products, in PyTorch's order.
+template <typename Value>
+POSEWARP_HOST_DEVICE Value sumFour(
+    Value const& a, Value const& b, Value const& c, Value const& d, float const* weight)
 {
-    return load(pixel[0]) * weight[0] + load(pixel[1]) * weight[1] + load(pixel[2]) * weight[2]
-        + load(pixel[3]) * weight[3];
+    return multiplyAdd(d, weight[3], multiplyAdd(c, weight[2], multiplyAdd(b, weight[1], a * weight[0])));
+}
+
+template <typename Index, typename Load>
+POSEWARP_HOST_DEVICE auto sumFour(Index const* pixel, float const* weight, Load const& load)
+{
+    return sumFour(load(pixel[0]), load(pixel[1]), load(pixel[2]), load(pixel[3]), weight);
 }
 
 } // namespace detail
@@ -318,20 +350,23 @@ POSEWARP_HOST_DEVICE Taps<kMODE, kRANK, Index> locate(
 }
 
 // The sample: load(pixel) gives a Value (a float, or several channels at once) of the pixel, and zero for -1.
-// Value needs Value * float and Value + Value.
+// Value needs Value * float, Value + Value and, where it can be fused, multiplyAdd beside its type.
 template <Mode kMODE, int kRANK, typename Index, typename Load>
 POSEWARP_HOST_DEVICE auto sum(Taps<kMODE, kRANK, Index> const& taps, Load const& load)
 {
+    using namespace detail;
     if constexpr (kMODE == Mode::kNEAREST)
     {
         return load(taps.pixel[0]);
     }
     else if constexpr (kMODE == Mode::kBICUBIC)
     {
-        return detail::sumRow(taps.pixel, taps.weight, load) * taps.weight[4]
-            + detail::sumRow(taps.pixel + 4, taps.weight, load) * taps.weight[5]
-            + detail::sumRow(taps.pixel + 8, taps.weight, load) * taps.weight[6]
-            + detail::sumRow(taps.pixel + 12, taps.weight, load) * taps.weight[7];
+        return sumFour(sumFour(taps.pixel, taps.weight, load), sumFour(taps.pixel + 4, taps.weight, load),
+            sumFour(taps.pixel + 8, taps.weight, load), sumFour(taps.pixel + 12, taps.weight, load), taps.weight + 4);
+    }
+    else if constexpr (kRANK == 2)
+    {
+        return sumFour(taps.pixel, taps.weight, load);
     }
     else
     {

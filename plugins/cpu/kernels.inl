@@ -13,9 +13,31 @@ namespace posewarp::cpu
 namespace
 {
 
-typedef float Lanes __attribute__((vector_size(4 * kLANES)));
+// Channels of one pixel, or pixels of one channel.
+struct Lanes
+{
+    typedef float Vector __attribute__((vector_size(4 * kLANES)));
+    Vector mVector;
 
-// A row of channels or of pixels from memory, at any alignment.
+    POSEWARP_INLINE Lanes operator*(float weight) const
+    {
+        return {mVector * weight};
+    }
+
+    POSEWARP_INLINE Lanes operator+(Lanes other) const
+    {
+        return {mVector + other.mVector};
+    }
+};
+
+#if defined(__FMA__)
+POSEWARP_INLINE Lanes multiplyAdd(Lanes value, float weight, Lanes total)
+{
+    return {_mm256_fmadd_ps(value.mVector, _mm256_set1_ps(weight), total.mVector)};
+}
+#endif
+
+// To and from memory, at any alignment.
 POSEWARP_INLINE Lanes load(float const* from)
 {
     Lanes lanes;
@@ -29,7 +51,7 @@ POSEWARP_INLINE Lanes load(Half const* from)
     Lanes lanes;
     for (int i = 0; i < kLANES; ++i)
     {
-        lanes[i] = toFloat(from[i]);
+        lanes.mVector[i] = toFloat(from[i]);
     }
     return lanes;
 }
@@ -44,27 +66,27 @@ POSEWARP_INLINE void store(Half* to, Lanes lanes)
 {
     for (int i = 0; i < kLANES; ++i)
     {
-        to[i] = fromFloat<Half>(lanes[i]);
+        to[i] = fromFloat<Half>(lanes.mVector[i]);
     }
 }
 
 #if defined(__F16C__)
 POSEWARP_INLINE Lanes load(Fp16 const* from)
 {
-    return (Lanes) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from)));
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from)))};
 }
 
 POSEWARP_INLINE void store(Fp16* to, Lanes lanes)
 {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256) lanes, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(lanes.mVector, _MM_FROUND_TO_NEAREST_INT));
 }
 #endif
 
 #if defined(__clang__)
-#define POSEWARP_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define POSEWARP_SHUFFLE(a, b, ...) Lanes{__builtin_shufflevector(a.mVector, b.mVector, __VA_ARGS__)}
 #else
 typedef int32_t Order __attribute__((vector_size(4 * kLANES)));
-#define POSEWARP_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Order{__VA_ARGS__})
+#define POSEWARP_SHUFFLE(a, b, ...) Lanes{__builtin_shuffle(a.mVector, b.mVector, Order{__VA_ARGS__})}
 #endif
 
 // rows[i][j] <-> rows[j][i]
