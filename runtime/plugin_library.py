@@ -100,6 +100,14 @@ def load(path: str | os.PathLike[str] | None = None, *, sha256: str | None = Non
     return library
 
 
+def simd(library: PluginLibrary | None = None) -> str:
+    """The instructions that the CPU library uses here: ``avx2``, ``portable`` ...
+
+    Raises: PluginError if the library cannot be used.
+    """
+    return _load((library or load()).path)[1].posewarp_cpu_simd().decode()
+
+
 @cache
 def _load(path: Path) -> tuple[PluginLibrary, ctypes.CDLL]:
     digest = sha256_of(path)
@@ -108,7 +116,7 @@ def _load(path: Path) -> tuple[PluginLibrary, ctypes.CDLL]:
         say_version = handle.posewarp_cpu_version
     except (OSError, AttributeError) as exc:
         raise PluginError(f"{path} cannot be loaded as {FILES['cpu']}: {exc}; {_BUILD}") from exc
-    say_version.restype = ctypes.c_char_p
+    say_version.restype = handle.posewarp_cpu_simd.restype = ctypes.c_char_p
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     handle.posewarp_grid_sample.argtypes = (
         *(pointer, number, pointer, pointer, number),  # features, dtype, grid, output, rank
@@ -160,7 +168,8 @@ def grid_sample(
     align_corners: bool = False,
     *,
     threads: int | None = None,
-    path: str | os.PathLike[str] | None = None,
+    out: np.ndarray | None = None,
+    library: PluginLibrary | None = None,
 ) -> np.ndarray:
     """Sample features at the positions of a grid, as PyTorch's grid_sample does, in the CPU library.
 
@@ -171,7 +180,8 @@ def grid_sample(
         padding_mode: ``zeros``, ``border`` or ``reflection``.
         align_corners: whether -1 and 1 are the centres of the outer pixels, not their outer edges.
         threads: by default as many as the process may use.
-        path: of the library, see ``find``.
+        out: where the result goes; by default a new array.
+        library: as ``load`` gave it; by default it is looked for again.
 
     Returns: (N, C, [Do,] Ho, Wo), dtype of ``features``; position, weights and sum are fp32 for every dtype.
     Raises: ContractError if shapes, dtypes or words are others; PluginError if the library cannot be used.
@@ -198,8 +208,14 @@ def grid_sample(
             f"mode {mode!r} with padding_mode {padding_mode!r}, expected one of {', '.join(_MODES)} with one of "
             f"{', '.join(_PADDINGS)}"
         )
-    library, handle = _load(load(path).path)
-    output = np.empty((*features.shape[:2], *grid.shape[1:-1]), features.dtype)
+    library, handle = _load((library or load()).path)
+    shape = (*features.shape[:2], *grid.shape[1:-1])
+    output = np.empty(shape, features.dtype) if out is None else out
+    if output.shape != shape or output.dtype != features.dtype or not output.flags.carray:
+        raise ContractError(
+            f"out is {output.dtype} of shape {output.shape}, expected {features.dtype} of {shape}, contiguous "
+            "and writeable"
+        )
     depth, out_depth = (1, 1) if rank == 2 else (features.shape[2], grid.shape[1])
     sizes = (*features.shape[:2], depth, *features.shape[-2:], out_depth, *grid.shape[-3:-1])
     error = handle.posewarp_grid_sample(
