@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from posewarp.export.generator_spec import generator_spec
-from posewarp.export.parity import Parity, compare
+from posewarp.export.difference import Parity, compare
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig

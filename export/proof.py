@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posewarp.export.parity import Parity, compare, compare_fp64
+from posewarp.export.difference import Parity, compare, compare_fp64
 from posewarp.export.prepare import TensorModule
 from posewarp.export.spec import BATCH, ExportSpec
 from posewarp.runtime.errors import BackendError, ContractError, ExportError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from posewarp.export.parity import Parity
+from posewarp.export.difference import Parity
 from posewarp.runtime.contract import Contract
 
 

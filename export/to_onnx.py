@@ -49,7 +49,7 @@ def to_onnx(
 
     The proof: checker and strict shape inference; dynamic axes are dynamic, on inputs and outputs; no
     float64; GridSample's words are the opset's; and in ONNX Runtime the outputs are the torch module's in
-    eval mode, at batches 1 and 3 and at a second size where that is dynamic (limits in parity.py).
+    eval mode, at batches 1 and 3 and at a second size where that is dynamic (limits in difference.py).
 
     Args:
         source: an ExportSpec, or a checkpoint of our generator.

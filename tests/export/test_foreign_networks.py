@@ -8,7 +8,7 @@ import torch
 from networks import NETWORKS
 from networks.exports import EXPORTS
 
-from posewarp.export.parity import compare
+from posewarp.export.difference import compare
 from posewarp.export.warps import find_warps, rewrite_warps
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
