@@ -118,39 +118,51 @@ POSEWARP_INLINE int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+// The rows of a block's channels. Lanes beyond the last channel repeat it: they cost nothing that way, no branch, and
+// what they write is what it writes.
+template <typename T>
+struct Rows
+{
+    T* mRow[kLANES];
+
+    Rows(T* tensor, Problem const& problem, int64_t image, int64_t block, int64_t length)
+    {
+        int64_t const channels = problem.sizes.channels;
+        for (int64_t lane = 0; lane < kLANES; ++lane)
+        {
+            mRow[lane] = tensor + (image * channels + smaller(block * kLANES + lane, channels - 1)) * length;
+        }
+    }
+};
+
 template <typename T>
 void packRows(Problem const& problem, int64_t image, int64_t block, int64_t firstPixel, int64_t lastPixel, float* packed)
 {
-    int64_t const pixels = problem.sizes.pixels();
-    int64_t const channels = smaller(kLANES, problem.sizes.channels - block * kLANES);
-    T const* const rows
-        = static_cast<T const*>(problem.features) + (image * problem.sizes.channels + block * kLANES) * pixels;
+    Rows<T const> const rows(static_cast<T const*>(problem.features), problem, image, block, problem.sizes.pixels());
+    float* const out = packed + kLANES;
     if (firstPixel == 0)
     {
         store(packed, Lanes{});
     }
-    float* const out = packed + kLANES;
-    for (int64_t pixel = firstPixel; pixel < lastPixel; pixel += kLANES)
+    Lanes lanes[kLANES];
+    int64_t pixel = firstPixel;
+    for (; pixel + kLANES <= lastPixel; pixel += kLANES)
     {
-        int64_t const count = smaller(kLANES, lastPixel - pixel);
-        Lanes lanes[kLANES] = {};
-        for (int64_t channel = 0; channel < kLANES; ++channel)
+        for (int i = 0; i < kLANES; ++i)
         {
-            if (channel < channels)
-            {
-                T const* const from = rows + channel * pixels + pixel;
-                T tail[kLANES] = {};
-                if (count < kLANES)
-                {
-                    std::memcpy(tail, from, static_cast<size_t>(count) * sizeof(T));
-                }
-                lanes[channel] = load(count < kLANES ? tail : from);
-            }
+            lanes[i] = load(rows.mRow[i] + pixel);
         }
         transpose(lanes);
-        for (int64_t i = 0; i < count; ++i)
+        for (int i = 0; i < kLANES; ++i)
         {
             store(out + (pixel + i) * kLANES, lanes[i]);
+        }
+    }
+    for (; pixel < lastPixel; ++pixel)
+    {
+        for (int i = 0; i < kLANES; ++i)
+        {
+            out[pixel * kLANES + i] = toFloat(rows.mRow[i][pixel]);
         }
     }
 }
@@ -170,34 +182,29 @@ template <typename T, Mode kMODE, int kRANK>
 void sampleRows(Problem const& problem, int64_t image, int64_t block, int64_t firstPoint, int64_t lastPoint,
     void const* taps, float const* packed)
 {
-    int64_t const points = problem.sizes.outPixels();
-    int64_t const channels = smaller(kLANES, problem.sizes.channels - block * kLANES);
-    T* const rows = static_cast<T*>(problem.output) + (image * problem.sizes.channels + block * kLANES) * points;
+    Rows<T> const rows(static_cast<T*>(problem.output), problem, image, block, problem.sizes.outPixels());
     auto const* const tapsOf = static_cast<Taps<kMODE, kRANK, int32_t> const*>(taps);
-    for (int64_t point = firstPoint; point < lastPoint; point += kLANES)
+    PackedPixels const pixels{packed + kLANES};
+    Lanes lanes[kLANES];
+    int64_t point = firstPoint;
+    for (; point + kLANES <= lastPoint; point += kLANES)
     {
-        int64_t const count = smaller(kLANES, lastPoint - point);
-        Lanes lanes[kLANES] = {};
-        for (int64_t i = 0; i < kLANES; ++i)
+        for (int i = 0; i < kLANES; ++i)
         {
-            // Beyond the last point the last is sampled again: no branch, and nothing is stored.
-            int64_t const at = i < count ? point + i : lastPoint - 1;
-            lanes[i] = sum(tapsOf[at], PackedPixels{packed + kLANES});
+            lanes[i] = sum(tapsOf[point + i], pixels);
         }
         transpose(lanes);
-        for (int64_t channel = 0; channel < channels; ++channel)
+        for (int i = 0; i < kLANES; ++i)
         {
-            T* const to = rows + channel * points + point;
-            if (count == kLANES)
-            {
-                store(to, lanes[channel]);
-            }
-            else
-            {
-                T tail[kLANES];
-                store(tail, lanes[channel]);
-                std::memcpy(to, tail, static_cast<size_t>(count) * sizeof(T));
-            }
+            store(rows.mRow[i] + point, lanes[i]);
+        }
+    }
+    for (; point < lastPoint; ++point)
+    {
+        lanes[0] = sum(tapsOf[point], pixels);
+        for (int i = 0; i < kLANES; ++i)
+        {
+            rows.mRow[i][point] = fromFloat<T>(lanes[0].mVector[i]);
         }
     }
 }
