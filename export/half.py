@@ -35,9 +35,10 @@ LOW_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 # They move values, or choose among them: their result is exact in the type of what they are given.
 MOVES = (
-    "Cast", "CastLike", "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
-    "Identity", "Max", "MaxPool", "Min", "Neg", "Abs", "Pad", "Relu", "Reshape", "ReverseSequence", "ScatterElements",
-    "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+    "Cast", "CastLike", "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements",
+    "GatherND", "Identity", "Max", "MaxPool", "Min", "Neg", "Abs", "Pad", "Relu", "Reshape", "ReverseSequence",
+    "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Where",
 )  # fmt: skip
 # Beside the parameters that share a type with the result or the first input: an engine wants one type there.
 _SAME_TYPE = {("Pow", 1), ("GridSample", 1)}
