@@ -111,4 +111,7 @@ def _since(node: NodeProto, opset: int) -> int:
     # GridSample's renamed modes are told apart by their words, its 5-D form by the rank.
     if node.op_type == "GridSample":
         return 16
-    return onnx.defs.get_schema(node.op_type, opset).since_version
+    try:
+        return onnx.defs.get_schema(node.op_type, opset).since_version
+    except onnx.defs.SchemaError:  # no operator of ONNX, whatever the opset
+        return 0
