@@ -6,9 +6,14 @@ The libraries have a C interface and know no Python, so the tag is py3-none-<pla
 from pathlib import Path
 from shutil import rmtree
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
+
+
+class WithLibraries(Distribution):
+    def has_ext_modules(self) -> bool:
+        return any(Path("runtime/lib").glob("*.so"))
 
 
 class BuildPy(build_py):
@@ -18,14 +23,9 @@ class BuildPy(build_py):
         super().run()
 
 
-class PlatformWheel(bdist_wheel):
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = not any(Path("runtime/lib").glob("*.so"))
-
+class AnyPython(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
-        _, _, platform = super().get_tag()
-        return "py3", "none", platform
+        return "py3", "none", super().get_tag()[2]
 
 
-setup(cmdclass={"build_py": BuildPy, "bdist_wheel": PlatformWheel})
+setup(distclass=WithLibraries, cmdclass={"build_py": BuildPy, "bdist_wheel": AnyPython})
