@@ -1,4 +1,4 @@
-"""``posewarp inspect``: what a model file says of itself."""
+"""``posewarp inspect``: what a model file says of itself, or an engine's side-car of it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,48 @@ from rich.console import Console
 from rich.table import Table
 
 from posewarp.export.warps import OP, Warp, find_warps, graphs_of, opset_of
+from posewarp.runtime import sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
 from posewarp.runtime.errors import BackendError
 from posewarp.runtime.files import atomic_write
 
 app = typer.Typer(add_completion=False)
 
+_ENGINES = (".engine", ".plan")
+
 
 @app.command("inspect")
 def command(
-    model: Annotated[Path, typer.Argument(help="An .onnx file, of ours or anyone's.")],
+    model: Annotated[Path, typer.Argument(help="An .onnx file, of ours or anyone's, or an engine.")],
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the same as JSON.")] = None,
 ) -> None:
-    """Print a model's contract, opset, types, warps and metadata."""
-    report = inspect(model)
+    """Print a model's contract, opset, types, warps and metadata, or what is known of an engine."""
     console = Console(highlight=False, soft_wrap=True)
+    if model.suffix in _ENGINES:
+        report = inspect_engine(model)
+        for name, value in report.items():
+            console.print(f"{name}: {value}", markup=False)
+    else:
+        report = inspect(model)
+        _print(console, model, report)
+    if json_path is not None:
+        with atomic_write(json_path) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def inspect_engine(path: Path) -> dict[str, object]:
+    """Read a plan's header and its side-car, without any library; the side-car is checked to speak of it.
+
+    Returns: ``kind`` and ``version`` of the plan, and the side-car's entries, ``sidecar: none`` without one.
+    Raises: EngineError if the file is no whole plan, or the side-car is another engine's.
+    """
+    header = sidecar.read_header(path)
+    known = sidecar.check(path)
+    told = {"kind": header.kind, "version": header.version}
+    return told | (json.loads(known.to_json()) if known else {"sidecar": "none"})
+
+
+def _print(console: Console, model: Path, report: dict[str, object]) -> None:
     console.print(
         f"[bold]{model}[/bold]: opset {report['opset']}, {report['nodes']} nodes, io {report['io']}"
     )
@@ -49,9 +76,6 @@ def command(
         console.print("  " + ", ".join(f"{key} {value}" for key, value in warp.items()))
     for name, value in report["metadata"].items():
         console.print(f"{name}: {value}", markup=False)
-    if json_path is not None:
-        with atomic_write(json_path) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def inspect(path: Path) -> dict[str, object]:

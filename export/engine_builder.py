@@ -178,12 +178,12 @@ def _check_custom_ops(trt: ModuleType, request: BuildRequest, parser: Any) -> No
     if not request.custom_ops:
         return
     registry = trt.get_plugin_registry()
-    # getPluginCreator before 11, getCreator since 10.
-    find = registry.get_creator if hasattr(registry, "get_creator") else registry.get_plugin_creator
     missing = []
     for domain, op, version, namespace in request.custom_ops:
         # Not asked of rtx: its network has no plugin layers, and a registry's answer would abort the parser.
-        plugin = request.backend == "tensorrt" and (find(op, version, namespace) or find(op, version, domain))
+        plugin = request.backend == "tensorrt" and (
+            registry.get_creator(op, version, namespace) or registry.get_creator(op, version, domain)
+        )
         if not plugin and not parser.supports_operator(op):
             missing.append(f"{domain}::{op} (plugin {namespace or domain}::{op} version {version})")
     if missing:
