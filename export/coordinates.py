@@ -82,12 +82,11 @@ def _slice(walker: Walker, warp: Warp) -> CoordinateSlice:
     return CoordinateSlice(warp, nodes, sources, heads, positions)
 
 
-def input_nodes(model: ModelProto) -> dict[str, str]:
-    """Nodes between a flat model's inputs and Exp, Sin or Cos, to which no layer contributes: heat maps, encodings.
+def input_nodes(walker: Walker) -> dict[str, str]:
+    """Nodes between a model's inputs and Exp, Sin or Cos, to which no layer contributes: heat maps, encodings.
 
     Returns: the input that they compute with, by node id.
     """
-    walker = Walker(model)
     found = {}
     for node in walker.index.nodes.values():
         if node.op_type in ("Exp", "Sin", "Cos") and not node.domain:

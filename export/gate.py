@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto
@@ -11,50 +11,8 @@ from onnx import ModelProto
 from posewarp.export.drift import WarpDrift, coordinate_drift
 from posewarp.export.emulation import emulate
 from posewarp.export.execution import open_model
-
-# 99.9 % of an output's values are this near, as a share of full scale; 255 for pictures.
-TOLERANCE = {"fp16": 5e-3, "bf16": 4e-2}
-MIN_COSINE = 0.997
-# Of a warp's positions inside the frame; with the same flow, where only coordinate arithmetic differs.
-MAX_DRIFT_PX = {"fp16": 0.05, "bf16": 0.4}
-MAX_SAME_FLOW_PX = 1e-3
-
-
-@dataclass(frozen=True)
-class OutputParity:
-    """Difference of an output of the emulated mixed graph from FP32, over all runs.
-
-    Attributes:
-        output: its name.
-        p999, max, mean: of the absolute difference, in the output's units.
-        psnr_db: against full scale; infinite where nothing differs.
-        cosine: of the two, as vectors.
-        scale: full scale: 255 for uint8, else the largest absolute value.
-        limit: what ``p999`` may be.
-        finite: whether all values are.
-    """
-
-    output: str
-    p999: float
-    max: float
-    mean: float
-    psnr_db: float
-    cosine: float
-    scale: float
-    limit: float
-    finite: bool
-
-    @property
-    def passed(self) -> bool:
-        return self.finite and self.p999 <= self.limit and self.cosine >= MIN_COSINE
-
-    def __str__(self) -> str:
-        if not self.finite:
-            return f"{self.output}: NaN or infinity"
-        return (
-            f"{self.output}: PSNR {self.psnr_db:.1f} dB, p99.9 {self.p999:.2g} (limit {self.limit:.2g}), "
-            f"max {self.max:.2g}, cosine {self.cosine:.6f}"
-        )
+from posewarp.export.measures import TOLERANCES, OutputMeasures, measure_output
+from posewarp.export.sample_data import read_contract
 
 
 @dataclass(frozen=True)
@@ -62,12 +20,12 @@ class Verdict:
     """What the gate found.
 
     Attributes:
-        outputs: one entry an output.
+        outputs: one entry an output, of its worst run.
         drifts: one entry a warp.
         moved: warps whose positions moved by more than they may.
     """
 
-    outputs: tuple[OutputParity, ...]
+    outputs: tuple[OutputMeasures, ...]
     drifts: tuple[WarpDrift, ...]
     moved: tuple[str, ...]
 
@@ -77,7 +35,9 @@ class Verdict:
 
     def failures(self) -> str:
         """What did not pass, in one line."""
-        said = [str(output) for output in self.outputs if not output.passed]
+        said = [
+            f"{output.output}: {', '.join(output.failures)}" for output in self.outputs if not output.passed
+        ]
         said += [
             f"{drift.warp} samples {drift.own_flow_p999_px:.3f} px off (p99.9)"
             for drift in self.drifts
@@ -96,24 +56,32 @@ class Gate:
         dtype: str,
         tolerance: float | None = None,
     ):
+        """
+        Args:
+            reference: FP32.
+            runs: inputs by name.
+            dtype: ``fp16`` or ``bf16``, whose tolerances are taken.
+            tolerance: instead of the absolute and relative one (see ``measures.Tolerance``).
+        """
         self.reference, self.runs, self.dtype = reference, list(runs), dtype
-        self.tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
+        self.tolerance = TOLERANCES[dtype]
+        if tolerance is not None:
+            self.tolerance = replace(self.tolerance, atol=tolerance, rtol=tolerance)
+        # A picture in [-1, 1] has full scale 2, however dark it is.
+        self._full_scale = 2.0 if read_contract(reference).io == "tensors" else None
         self.expected = self._run(reference)
 
     def judge(self, mixed: ModelProto) -> Verdict:
         """Run a mixed graph, emulated, and compare."""
         got = self._run(emulate(mixed))
-        outputs = tuple(
-            self._compare(name, [run[name] for run in got], [run[name] for run in self.expected])
-            for name in self.expected[0]
-        )
+        outputs = tuple(self._compare(name, got) for name in self.expected[0])
         # Of one run: it is every position of a picture.
         drifts = tuple(coordinate_drift(self.reference, mixed, self.runs[:1]))
         moved = tuple(
             drift.warp
             for drift in drifts
-            if (drift.own_flow_p999_px or 0) > MAX_DRIFT_PX[self.dtype]
-            or (drift.same_flow_p999_px or 0) > MAX_SAME_FLOW_PX
+            if (drift.own_flow_p999_px or 0) > self.tolerance.own_flow_px
+            or (drift.same_flow_p999_px or 0) > self.tolerance.same_flow_px
         )
         return Verdict(outputs, drifts, moved)
 
@@ -121,22 +89,9 @@ class Gate:
         with open_model(model) as session:
             return [session.run(feeds) for feeds in self.runs]
 
-    def _compare(self, name: str, got: list[np.ndarray], expected: list[np.ndarray]) -> OutputParity:
-        is_picture = expected[0].dtype == np.uint8
-        first, second = (np.concatenate([x.ravel() for x in xs]).astype(np.float64) for xs in (got, expected))
-        finite = bool(np.isfinite(first).all())
-        apart = np.abs(first - second) if finite else np.full(1, np.inf)
-        scale = 255.0 if is_picture else float(np.abs(second).max(initial=0)) or 1.0
-        norms = np.linalg.norm(first) * np.linalg.norm(second)
-        power = float(np.mean(apart**2)) if apart.size else 0.0
-        return OutputParity(
-            output=name,
-            p999=float(np.quantile(apart, 0.999)) if apart.size else 0.0,
-            max=float(apart.max(initial=0)),
-            mean=float(apart.mean()) if apart.size else 0.0,
-            psnr_db=10 * np.log10(scale**2 / power) if power else np.inf,
-            cosine=float(first @ second / norms) if norms and finite else float(finite),
-            scale=scale,
-            limit=max(self.tolerance * scale, 1.0 if is_picture else 0.0),
-            finite=finite,
-        )
+    def _compare(self, name: str, got: Sequence[Mapping[str, np.ndarray]]) -> OutputMeasures:
+        measured = [
+            measure_output(name, run[name], expected[name], self.tolerance, self._full_scale)
+            for run, expected in zip(got, self.expected, strict=True)
+        ]
+        return max(measured, key=lambda each: (not each.passed, each.worst))

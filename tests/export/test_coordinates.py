@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from posewarp.export.coordinates import coordinate_slices, input_nodes
+from posewarp.export.coordinates import Walker, coordinate_slices, input_nodes
 from posewarp.export.graph import Index, inline_functions
 from posewarp.export.warps import rewrite_warps
 
@@ -194,4 +194,4 @@ def test_heat_maps_are_kept_from_the_keypoints_through_exp_and_attention_is_not(
         mixed = Conv <pads = [1,1,1,1]> (f, w) other = Exp(mixed) last = Transpose <perm = [0,2,3,1]> (other)
         grid = Add(last, heat)"""
     model = graph(body, "float[n,16,8,6] f, float[n,8,6,2] points", {"mean": (2,)})
-    assert input_nodes(model) == dict.fromkeys(("heat", "less", "square", "step"), "points")
+    assert input_nodes(Walker(model)) == dict.fromkeys(("heat", "less", "square", "step"), "points")
