@@ -136,38 +136,35 @@ struct Rows
 };
 
 template <typename T>
-void packRows(Problem const& problem, int64_t image, int64_t block, int64_t firstPixel, int64_t lastPixel, float* packed)
+void packRows(Problem const& problem, int64_t image, int64_t block, Range band, float* packed)
 {
     Rows<T const> const rows(static_cast<T const*>(problem.features), problem, image, block, problem.sizes.pixels());
-    float* const out = packed + kLANES;
-    if (firstPixel == 0)
-    {
-        store(packed, Lanes{});
-    }
+    store(packed, Lanes{});
+    float* out = packed + kLANES;
     Lanes lanes[kLANES];
-    int64_t pixel = firstPixel;
-    for (; pixel + kLANES <= lastPixel; pixel += kLANES)
+    int64_t pixel = band.first;
+    for (; pixel + kLANES <= band.last; pixel += kLANES)
     {
         for (int i = 0; i < kLANES; ++i)
         {
             lanes[i] = load(rows.mRow[i] + pixel);
         }
         transpose(lanes);
-        for (int i = 0; i < kLANES; ++i)
+        for (int i = 0; i < kLANES; ++i, out += kLANES)
         {
-            store(out + (pixel + i) * kLANES, lanes[i]);
+            store(out, lanes[i]);
         }
     }
-    for (; pixel < lastPixel; ++pixel)
+    for (; pixel < band.last; ++pixel, out += kLANES)
     {
         for (int i = 0; i < kLANES; ++i)
         {
-            out[pixel * kLANES + i] = toFloat(rows.mRow[i][pixel]);
+            out[i] = toFloat(rows.mRow[i][pixel]);
         }
     }
 }
 
-// The channels of a pixel of a packed block; of pixel -1 they are zeros.
+// The channels of a pixel of a packed band; of pixel -1 they are zeros.
 struct PackedPixels
 {
     float const* mPixels;
@@ -179,19 +176,18 @@ struct PackedPixels
 };
 
 template <typename T, Mode kMODE, int kRANK>
-void sampleRows(Problem const& problem, int64_t image, int64_t block, int64_t firstPoint, int64_t lastPoint,
-    void const* taps, float const* packed)
+void sampleRows(Problem const& problem, int64_t image, int64_t block, Range points, void const* taps, float const* packed)
 {
     Rows<T> const rows(static_cast<T*>(problem.output), problem, image, block, problem.sizes.outPixels());
-    auto const* const tapsOf = static_cast<Taps<kMODE, kRANK, int32_t> const*>(taps);
+    auto const* tap = static_cast<Taps<kMODE, kRANK, int32_t> const*>(taps);
     PackedPixels const pixels{packed + kLANES};
     Lanes lanes[kLANES];
-    int64_t point = firstPoint;
-    for (; point + kLANES <= lastPoint; point += kLANES)
+    int64_t point = points.first;
+    for (; point + kLANES <= points.last; point += kLANES)
     {
-        for (int i = 0; i < kLANES; ++i)
+        for (int i = 0; i < kLANES; ++i, ++tap)
         {
-            lanes[i] = sum(tapsOf[point + i], pixels);
+            lanes[i] = sum(*tap, pixels);
         }
         transpose(lanes);
         for (int i = 0; i < kLANES; ++i)
@@ -199,9 +195,9 @@ void sampleRows(Problem const& problem, int64_t image, int64_t block, int64_t fi
             store(rows.mRow[i] + point, lanes[i]);
         }
     }
-    for (; point < lastPoint; ++point)
+    for (; point < points.last; ++point, ++tap)
     {
-        lanes[0] = sum(tapsOf[point], pixels);
+        lanes[0] = sum(*tap, pixels);
         for (int i = 0; i < kLANES; ++i)
         {
             rows.mRow[i][point] = fromFloat<T>(lanes[0].mVector[i]);
@@ -222,22 +218,53 @@ struct PlanePixels
 };
 
 template <typename T, Mode kMODE, int kRANK>
-void samplePlanes(Problem const& problem, int64_t image, int64_t firstPoint, int64_t lastPoint)
+void samplePlanes(Problem const& problem, int64_t image, Range points)
 {
     Sizes const& sizes = problem.sizes;
-    int64_t const points = sizes.outPixels();
     T const* const features = static_cast<T const*>(problem.features) + image * sizes.channels * sizes.pixels();
-    T* const output = static_cast<T*>(problem.output) + image * sizes.channels * points;
-    for (int64_t point = firstPoint; point < lastPoint; ++point)
+    T* const output = static_cast<T*>(problem.output) + image * sizes.channels * sizes.outPixels();
+    float const* const grid = problem.grid + image * sizes.outPixels() * kRANK;
+    for (int64_t point = points.first; point < points.last; ++point)
     {
-        auto const taps
-            = locate<kMODE, kRANK>(problem.grid + (image * points + point) * kRANK, sizes, problem.attributes);
+        auto const taps = posewarp::locate<kMODE, kRANK>(grid + point * kRANK, sizes, problem.attributes);
         for (int64_t channel = 0; channel < sizes.channels; ++channel)
         {
-            output[channel * points + point]
+            output[channel * sizes.outPixels() + point]
                 = fromFloat<T>(sum(taps, PlanePixels<T>{features + channel * sizes.pixels()}));
         }
     }
+}
+
+template <Mode kMODE, int kRANK>
+Range locateStripe(Problem const& problem, int64_t image, Range points, int64_t longest, void* taps)
+{
+    using Tap = Taps<kMODE, kRANK, int32_t>;
+    float const* const grid = problem.grid + image * problem.sizes.outPixels() * kRANK;
+    Tap* const tap = static_cast<Tap*>(taps);
+    int32_t first = INT32_MAX, last = 0;
+    for (int64_t i = 0; i < points.count(); ++i)
+    {
+        tap[i] = posewarp::locate<kMODE, kRANK, int32_t>(
+            grid + (points.first + i) * kRANK, problem.sizes, problem.attributes);
+        for (int32_t const pixel : tap[i].pixel)
+        {
+            first = pixel >= 0 && pixel < first ? pixel : first;
+            last = pixel > last ? pixel : last;
+        }
+    }
+    first = first < last ? first : last; // all taps may lie outside
+    if (last - first >= longest)
+    {
+        return {0, problem.sizes.pixels()};
+    }
+    for (int64_t i = 0; i < points.count(); ++i)
+    {
+        for (int32_t& pixel : tap[i].pixel)
+        {
+            pixel = pixel < 0 ? -1 : pixel - first;
+        }
+    }
+    return {first, last + 1};
 }
 
 // From here on types and modes are values: what the table holds.
@@ -256,19 +283,15 @@ void withType(Dtype dtype, Body const& body)
 struct Locate
 {
     Problem const& mProblem;
-    int64_t mImage, mFirst, mLast;
+    int64_t mImage;
+    Range mPoints;
+    int64_t mLongest;
     void* mTaps;
 
     template <Mode kMODE, int kRANK>
-    void run() const
+    Range run() const
     {
-        float const* const grid = mProblem.grid + mImage * mProblem.sizes.outPixels() * kRANK;
-        auto* const taps = static_cast<Taps<kMODE, kRANK, int32_t>*>(mTaps);
-        for (int64_t point = mFirst; point < mLast; ++point)
-        {
-            taps[point] = posewarp::locate<kMODE, kRANK, int32_t>(
-                grid + point * kRANK, mProblem.sizes, mProblem.attributes);
-        }
+        return locateStripe<kMODE, kRANK>(mProblem, mImage, mPoints, mLongest, mTaps);
     }
 };
 
@@ -276,14 +299,15 @@ template <typename T>
 struct Sample
 {
     Problem const& mProblem;
-    int64_t mImage, mBlock, mFirst, mLast;
+    int64_t mImage, mBlock;
+    Range mPoints;
     void const* mTaps;
     float const* mPacked;
 
     template <Mode kMODE, int kRANK>
     void run() const
     {
-        sampleRows<T, kMODE, kRANK>(mProblem, mImage, mBlock, mFirst, mLast, mTaps, mPacked);
+        sampleRows<T, kMODE, kRANK>(mProblem, mImage, mBlock, mPoints, mTaps, mPacked);
     }
 };
 
@@ -291,40 +315,39 @@ template <typename T>
 struct SampleUnpacked
 {
     Problem const& mProblem;
-    int64_t mImage, mFirst, mLast;
+    int64_t mImage;
+    Range mPoints;
 
     template <Mode kMODE, int kRANK>
     void run() const
     {
-        samplePlanes<T, kMODE, kRANK>(mProblem, mImage, mFirst, mLast);
+        samplePlanes<T, kMODE, kRANK>(mProblem, mImage, mPoints);
     }
 };
 
-void locate(Problem const& problem, int64_t image, int64_t firstPoint, int64_t lastPoint, void* taps)
+Range locate(Problem const& problem, int64_t image, Range points, int64_t longest, void* taps)
 {
-    dispatch(problem.attributes.mode, problem.sizes.spatialRank, Locate{problem, image, firstPoint, lastPoint, taps});
+    return dispatch(
+        problem.attributes.mode, problem.sizes.spatialRank, Locate{problem, image, points, longest, taps});
 }
 
-void pack(Problem const& problem, int64_t image, int64_t block, int64_t firstPixel, int64_t lastPixel, float* packed)
+void pack(Problem const& problem, int64_t image, int64_t block, Range band, float* packed)
 {
-    withType(problem.dtype,
-        [&](auto type) { packRows<decltype(type)>(problem, image, block, firstPixel, lastPixel, packed); });
+    withType(problem.dtype, [&](auto type) { packRows<decltype(type)>(problem, image, block, band, packed); });
 }
 
-void sample(Problem const& problem, int64_t image, int64_t block, int64_t firstPoint, int64_t lastPoint,
-    void const* taps, float const* packed)
+void sample(Problem const& problem, int64_t image, int64_t block, Range points, void const* taps, float const* packed)
 {
     withType(problem.dtype, [&](auto type) {
         dispatch(problem.attributes.mode, problem.sizes.spatialRank,
-            Sample<decltype(type)>{problem, image, block, firstPoint, lastPoint, taps, packed});
+            Sample<decltype(type)>{problem, image, block, points, taps, packed});
     });
 }
 
-void sampleUnpacked(Problem const& problem, int64_t image, int64_t firstPoint, int64_t lastPoint)
+void sampleUnpacked(Problem const& problem, int64_t image, Range points)
 {
     withType(problem.dtype, [&](auto type) {
-        dispatch(problem.attributes.mode, problem.sizes.spatialRank,
-            SampleUnpacked<decltype(type)>{problem, image, firstPoint, lastPoint});
+        dispatch(problem.attributes.mode, problem.sizes.spatialRank, SampleUnpacked<decltype(type)>{problem, image, points});
     });
 }
 

@@ -1,4 +1,4 @@
-// Chooses instruction set and plan, and shares the work out: first where each point samples, then blocks of channels.
+// Chooses the instruction set, plans a call and shares its work out.
 #include "sampler.h"
 
 #include "kernels.h"
@@ -9,6 +9,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <new>
+#include <vector>
 
 namespace posewarp::cpu
 {
@@ -46,33 +48,6 @@ void forEach(ParallelFor const& parallel, int64_t count, Body const& body)
         const_cast<Body*>(&body));
 }
 
-// [0, total) cut into chunks of at most `length`, a multiple of kLANES so that only the last has a ragged end.
-struct Chunks
-{
-    int64_t mTotal, mLength;
-
-    Chunks(int64_t total, int64_t wanted, int64_t shortest)
-        : mTotal(total)
-        , mLength((std::max((total + wanted - 1) / wanted, shortest) + kLANES - 1) / kLANES * kLANES)
-    {
-    }
-
-    int64_t count() const
-    {
-        return (mTotal + mLength - 1) / mLength;
-    }
-
-    int64_t first(int64_t chunk) const
-    {
-        return chunk * mLength;
-    }
-
-    int64_t last(int64_t chunk) const
-    {
-        return std::min(mTotal, (chunk + 1) * mLength);
-    }
-};
-
 struct TapBytes
 {
     template <Mode kMODE, int kRANK>
@@ -82,107 +57,195 @@ struct TapBytes
     }
 };
 
-// A chunk should be worth more than handing it to a thread: some 10 us.
-constexpr int64_t kSHORTEST_CHUNK = 1024;
-constexpr int64_t kCHUNKS_PER_THREAD = 4;
-constexpr size_t kMOST_TAP_BYTES = size_t{8} << 20;
-constexpr size_t kMOST_PACKED_BYTES = size_t{256} << 20;
+// A stripe's taps and its packed band are used while they are in a core's second cache, some hundreds of KiB. With
+// more rows in a stripe, fewer rows are packed for two stripes.
+constexpr int64_t kSHORTEST_STRIPE = 256, kSTRIPE_ROWS = 24, kSTRIPE = 4096, kLONGEST_STRIPE = 16384;
+constexpr int64_t kTASKS_PER_THREAD = 4;
+// A band may be so many times as long as its stripe, then packing it costs what sampling costs.
+constexpr int64_t kLONGEST_BAND = 4;
+constexpr size_t kMOST_TAP_BYTES = size_t{16} << 20;
+constexpr int64_t kMOST_PACKED_PIXELS = int64_t{1} << 23; // 256 MiB
 
-size_t packedBytes(Sizes const& sizes)
+// Packing a pixel costs a third of sampling a point, and either costs the same for one channel as for eight.
+bool worthPacking(int64_t points, int64_t pixels, int64_t channels)
 {
-    return static_cast<size_t>(1 + sizes.pixels()) * kLANES * sizeof(float);
+    return pixels <= kMOST_PACKED_PIXELS && 3 * (std::min(channels, kLANES) - 1) * points > pixels;
 }
 
-// Packing costs about a third of sampling a point for each pixel, and a packed point costs the same for one channel as
-// for eight.
-bool worthPacking(Sizes const& sizes)
+size_t packedBytes(Range band)
 {
-    int64_t const channels = std::min(sizes.channels, kLANES);
-    return sizes.pixels() < static_cast<int64_t>(kMOST_PACKED_BYTES / (kLANES * sizeof(float)))
-        && 3 * (channels - 1) * sizes.outPixels() > sizes.pixels();
+    return static_cast<size_t>(1 + band.count()) * kLANES * sizeof(float);
 }
 
-int sampleUnpacked(Problem const& problem, ParallelFor const& parallel)
+enum class Plan
 {
-    Sizes const& sizes = problem.sizes;
-    Chunks const points(sizes.outPixels(), parallel.threads * kCHUNKS_PER_THREAD,
-        std::max<int64_t>(1, kSHORTEST_CHUNK / sizes.channels));
-    forEach(parallel, sizes.batch * points.count(), [&](int64_t task) {
-        int64_t const chunk = task % points.count();
-        kernels().sampleUnpacked(problem, task / points.count(), points.first(chunk), points.last(chunk));
-    });
-    return POSEWARP_OK;
-}
+    kBAND,     // the stripe's taps lie close together: pack where they lie, sample
+    kWHOLE,    // they do not, as those of other stripes of the image: pack the image once for all of them
+    kUNPACKED, // so few that it is not worth it
+};
 
-// The images of the batch in groups whose taps fit kMOST_TAP_BYTES: taps of the group, then its blocks of channels.
-int samplePacked(Problem const& problem, ParallelFor const& parallel)
+// One call: cuts the points of each image into stripes, finds where each samples, then takes stripe by stripe, and of
+// each block by block of channels, so that what is read again is still near.
+class Sampler
 {
-    Sizes const& sizes = problem.sizes;
-    int64_t const blocks = (sizes.channels + kLANES - 1) / kLANES;
-    int64_t const chunksWanted = parallel.threads * kCHUNKS_PER_THREAD;
-    Chunks const points(sizes.outPixels(), chunksWanted, kSHORTEST_CHUNK);
-    Chunks const pixels(sizes.pixels(), chunksWanted, kSHORTEST_CHUNK);
-    size_t const imageTaps
-        = static_cast<size_t>(sizes.outPixels()) * dispatch(problem.attributes.mode, sizes.spatialRank, TapBytes{});
-    int64_t const group = std::clamp<int64_t>(static_cast<int64_t>(kMOST_TAP_BYTES / imageTaps), 1, sizes.batch);
-    Scratch const taps = takeScratch(static_cast<size_t>(group) * imageTaps);
-    if (taps == nullptr)
+public:
+    Sampler(Problem const& problem, ParallelFor const& parallel)
+        : mProblem(problem)
+        , mParallel(parallel)
+        , mPixels{0, problem.sizes.pixels()}
+        , mBlocks((problem.sizes.channels + kLANES - 1) / kLANES)
     {
-        return POSEWARP_NO_MEMORY;
+        Sizes const& sizes = problem.sizes;
+        int64_t const most = std::clamp(kSTRIPE_ROWS * sizes.outWidth, kSTRIPE, kLONGEST_STRIPE);
+        int64_t const wanted = kTASKS_PER_THREAD * parallel.threads / (sizes.batch * mBlocks) + 1;
+        int64_t const share = (sizes.outPixels() / wanted + kLANES - 1) / kLANES * kLANES;
+        mStripeLength = std::clamp(share, kSHORTEST_STRIPE, most);
+        mStripesAnImage = (sizes.outPixels() + mStripeLength - 1) / mStripeLength;
     }
-    for (int64_t firstImage = 0; firstImage < sizes.batch; firstImage += group)
+
+    int run()
     {
-        int64_t const images = std::min(group, sizes.batch - firstImage);
-        auto const tapsOf = [&](int64_t image) { return static_cast<char*>(taps.get()) + static_cast<size_t>(image) * imageTaps; };
-        forEach(parallel, images * points.count(), [&](int64_t task) {
-            int64_t const image = task / points.count(), chunk = task % points.count();
-            kernels().locate(problem, firstImage + image, points.first(chunk), points.last(chunk), tapsOf(image));
-        });
-        if (images * blocks >= 2 * parallel.threads)
+        int64_t const stripes = mProblem.sizes.batch * mStripesAnImage;
+        // Taps count pixels in 32 bits.
+        if (mProblem.sizes.channels == 1 || mPixels.count() > INT32_MAX)
         {
-            // A block a task, packed where it is sampled: it stays in that CPU's cache.
-            std::atomic<bool> noMemory{false};
-            forEach(parallel, images * blocks, [&](int64_t task) {
-                int64_t const image = task / blocks, block = task % blocks;
-                Scratch const packed = takeScratch(packedBytes(sizes));
-                if (packed == nullptr)
-                {
-                    noMemory = true;
-                    return;
-                }
-                float* const floats = static_cast<float*>(packed.get());
-                kernels().pack(problem, firstImage + image, block, 0, sizes.pixels(), floats);
-                kernels().sample(
-                    problem, firstImage + image, block, 0, sizes.outPixels(), tapsOf(image), floats);
+            forEach(mParallel, stripes, [&](int64_t i) {
+                kernels().sampleUnpacked(mProblem, i / mStripesAnImage, pointsOf(i % mStripesAnImage));
             });
-            if (noMemory)
-            {
-                return POSEWARP_NO_MEMORY;
-            }
-            continue;
+            return POSEWARP_OK;
         }
-        // Fewer blocks than keep the threads busy: all are packed by all, then sampled by all.
-        Scratch const packed = takeScratch(static_cast<size_t>(images * blocks) * packedBytes(sizes));
-        if (packed == nullptr)
+        size_t const tapBytes = static_cast<size_t>(mStripeLength)
+            * dispatch(mProblem.attributes.mode, mProblem.sizes.spatialRank, TapBytes{});
+        int64_t const group = std::clamp<int64_t>(static_cast<int64_t>(kMOST_TAP_BYTES / tapBytes), 1, stripes);
+        Scratch const taps = takeScratch(static_cast<size_t>(group) * tapBytes);
+        if (taps == nullptr)
         {
             return POSEWARP_NO_MEMORY;
         }
-        auto const floatsOf = [&](int64_t task) {
-            return reinterpret_cast<float*>(static_cast<char*>(packed.get()) + static_cast<size_t>(task) * packedBytes(sizes));
-        };
-        forEach(parallel, images * blocks * pixels.count(), [&](int64_t task) {
-            int64_t const chunk = task % pixels.count(), block = task / pixels.count();
-            kernels().pack(problem, firstImage + block / blocks, block % blocks, pixels.first(chunk), pixels.last(chunk),
-                floatsOf(block));
-        });
-        forEach(parallel, images * blocks * points.count(), [&](int64_t task) {
-            int64_t const chunk = task % points.count(), block = task / points.count();
-            kernels().sample(problem, firstImage + block / blocks, block % blocks, points.first(chunk),
-                points.last(chunk), tapsOf(block / blocks), floatsOf(block));
-        });
+        std::atomic<bool> noMemory{false};
+        for (int64_t first = 0; first < stripes; first += group)
+        {
+            mStripes.resize(static_cast<size_t>(std::min(group, stripes - first)));
+            forEach(mParallel, static_cast<int64_t>(mStripes.size()), [&](int64_t i) {
+                char* const memory = static_cast<char*>(taps.get()) + static_cast<size_t>(i) * tapBytes;
+                mStripes[static_cast<size_t>(i)] = locate((first + i) / mStripesAnImage, (first + i) % mStripesAnImage, memory);
+            });
+            std::vector<Task> const tasks = plan();
+            forEach(mParallel, static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+                if (!perform(tasks[static_cast<size_t>(i)]))
+                {
+                    noMemory = true;
+                }
+            });
+        }
+        return noMemory ? POSEWARP_NO_MEMORY : POSEWARP_OK;
     }
-    return POSEWARP_OK;
-}
+
+private:
+    struct Stripe
+    {
+        int64_t mImage;
+        Range mPoints;
+        Range mBand; // all pixels for any plan but kBAND
+        void const* mTaps;
+        Plan mPlan;
+    };
+
+    struct Task
+    {
+        Plan mPlan;
+        size_t mStripe; // for kWHOLE the image's first
+        int64_t mBlock;
+    };
+
+    Range pointsOf(int64_t stripe) const
+    {
+        return {stripe * mStripeLength, std::min(mProblem.sizes.outPixels(), (stripe + 1) * mStripeLength)};
+    }
+
+    Stripe locate(int64_t image, int64_t stripe, void* taps) const
+    {
+        Range const points = pointsOf(stripe);
+        int64_t const longest = kLONGEST_BAND * points.count();
+        Range const band = kernels().locate(mProblem, image, points, longest, taps);
+        return {image, points, band, taps, band.count() <= longest ? Plan::kBAND : Plan::kWHOLE};
+    }
+
+    // The tasks for the stripes at hand; decides between kWHOLE and kUNPACKED.
+    std::vector<Task> plan()
+    {
+        std::vector<Task> tasks;
+        size_t const count = mStripes.size();
+        for (size_t begin = 0, end = 0; begin < count; begin = end)
+        {
+            int64_t spread = 0; // points of this image in stripes without a band
+            for (end = begin; end < count && mStripes[end].mImage == mStripes[begin].mImage; ++end)
+            {
+                spread += mStripes[end].mPlan == Plan::kWHOLE ? mStripes[end].mPoints.count() : 0;
+            }
+            bool const whole = worthPacking(spread, mPixels.count(), mProblem.sizes.channels);
+            for (int64_t block = 0; block < mBlocks && spread > 0 && whole; ++block)
+            {
+                tasks.push_back({Plan::kWHOLE, begin, block});
+            }
+            for (size_t i = begin; i < end; ++i)
+            {
+                if (mStripes[i].mPlan == Plan::kBAND)
+                {
+                    for (int64_t block = 0; block < mBlocks; ++block)
+                    {
+                        tasks.push_back({Plan::kBAND, i, block});
+                    }
+                }
+                else if (!whole)
+                {
+                    mStripes[i].mPlan = Plan::kUNPACKED;
+                    tasks.push_back({Plan::kUNPACKED, i, 0});
+                }
+            }
+        }
+        return tasks;
+    }
+
+    // False when there is no memory.
+    bool perform(Task const& task) const
+    {
+        Stripe const& stripe = mStripes[task.mStripe];
+        if (task.mPlan == Plan::kUNPACKED)
+        {
+            kernels().sampleUnpacked(mProblem, stripe.mImage, stripe.mPoints);
+            return true;
+        }
+        Range const band = task.mPlan == Plan::kBAND ? stripe.mBand : mPixels;
+        Scratch const scratch = takeScratch(packedBytes(band));
+        if (scratch == nullptr)
+        {
+            return false;
+        }
+        float* const packed = static_cast<float*>(scratch.get());
+        kernels().pack(mProblem, stripe.mImage, task.mBlock, band, packed);
+        if (task.mPlan == Plan::kBAND)
+        {
+            kernels().sample(mProblem, stripe.mImage, task.mBlock, stripe.mPoints, stripe.mTaps, packed);
+            return true;
+        }
+        for (size_t i = task.mStripe; i < mStripes.size() && mStripes[i].mImage == stripe.mImage; ++i)
+        {
+            if (mStripes[i].mPlan == Plan::kWHOLE)
+            {
+                kernels().sample(mProblem, stripe.mImage, task.mBlock, mStripes[i].mPoints, mStripes[i].mTaps, packed);
+            }
+        }
+        return true;
+    }
+
+    Problem const& mProblem;
+    ParallelFor const& mParallel;
+    Range const mPixels;
+    int64_t const mBlocks;
+    int64_t mStripeLength, mStripesAnImage;
+    std::vector<Stripe> mStripes;
+};
 
 } // namespace
 
@@ -204,7 +267,14 @@ int gridSample(Problem const& problem, ParallelFor const& parallel) noexcept
     {
         return POSEWARP_NULL_POINTER;
     }
-    return worthPacking(problem.sizes) ? samplePacked(problem, parallel) : sampleUnpacked(problem, parallel);
+    try
+    {
+        return Sampler(problem, parallel).run();
+    }
+    catch (std::bad_alloc const&)
+    {
+        return POSEWARP_NO_MEMORY;
+    }
 }
 
 } // namespace posewarp::cpu
