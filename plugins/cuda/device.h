@@ -1,4 +1,4 @@
-// Device memory for the programs that check and time; nothing of it is in the library.
+// Where the programs that check run the kernels: on a GPU (device.cpp), or in emulation on the host (emulation.cpp).
 #pragma once
 
 #include "cuda/cases.h"
@@ -8,19 +8,24 @@
 namespace posewarp::cases
 {
 
-// Why nothing can be run on a GPU here, or "".
-inline std::string findDeviceProblem()
-{
-    int version = 0, count = 0;
-    cudaDriverGetVersion(&version);
-    if (version == 0)
-    {
-        return "no CUDA driver";
-    }
-    cudaError_t const error = cudaGetDeviceCount(&count);
-    return error != cudaSuccess ? cudaGetErrorString(error) : count == 0 ? "no GPU" : "";
-}
+// Emulation is slow: the crowds of makeCases are left out.
+extern bool const kEMULATED;
 
+// Why no kernel can be run here, or "".
+std::string findDeviceProblem();
+
+// Puts one case on a stream, given pointers that kernels can use; returns why it could not, or "".
+using Launch
+    = std::function<std::string(Case const& test, void* features, float* grid, void* output, cudaStream_t stream)>;
+
+// Runs cases through a launch: copies in, waits, copies out.
+Run onDevice(Launch const& launch);
+
+// What `enqueue` puts on the stream, put there once more as a captured CUDA graph: capture fails if it allocates, waits
+// or uses another stream. Returns what went wrong, or "". Emulation has no graphs: nothing.
+std::string repeatAsGraph(cudaStream_t stream, std::function<std::string()> const& enqueue);
+
+// Device memory.
 class Buffer
 {
 public:
@@ -51,31 +56,5 @@ public:
 private:
     void* mData{nullptr};
 };
-
-// Runs cases through a launch on device pointers: launch(test, features, grid, output, stream) returns "" or why not.
-template <typename Launch> Run onDevice(Launch const& launch)
-{
-    return [launch](Case const& test, Data const& data, std::vector<unsigned char>& output) -> std::string
-    {
-        Buffer const features(data.features.data(), data.features.size());
-        Buffer const grid(data.grid.data(), data.grid.size() * sizeof(float));
-        Buffer const result(output.data(), output.size());
-        cudaStream_t stream;
-        cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-        std::string problem = launch(test, features.get(), static_cast<float*>(grid.get()), result.get(), stream);
-        cudaError_t const error = cudaStreamSynchronize(stream);
-        cudaStreamDestroy(stream);
-        if (problem.empty() && error != cudaSuccess)
-        {
-            problem = cudaGetErrorString(error);
-        }
-        if (problem.empty()
-            && cudaMemcpy(output.data(), result.get(), output.size(), cudaMemcpyDeviceToHost) != cudaSuccess)
-        {
-            problem = "the output could not be read back";
-        }
-        return problem;
-    };
-}
 
 } // namespace posewarp::cases

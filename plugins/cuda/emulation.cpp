@@ -1,7 +1,11 @@
 // The kernels' own source, compiled for the host and run there on the table of cases: blocks in turn, a block's threads
 // as coroutines that change at __syncthreads. Where no GPU is, this proves indices, strides, layouts, tails and the
 // order around shared memory. It cannot prove what only hardware shows: lockstep, alignment, limits, speed.
-#include "cuda/cases.h"
+//
+// POSEWARP_EMULATED_BLOCKS=1 gives a launch one block along each axis: its strides must cover the rest.
+#include "cuda/device.h"
+
+#include <cstdlib>
 
 #include <ucontext.h>
 
@@ -25,7 +29,6 @@ uint3 threadIdx, blockIdx;
 dim3 gridDim;
 alignas(16) unsigned char shared[48 * 1024];
 
-dim3 gMostBlocks; // a launch gets at most these: its strides must cover the rest
 ucontext_t gScheduler;
 ucontext_t* gThread;
 std::function<void()> gKernel;
@@ -83,7 +86,9 @@ cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(
 {
     static std::vector<unsigned char> stacks(config->blockDim.x * kSTACK);
     gKernel = [=] { kernel(arguments...); };
-    gridDim = dim3(min(config->gridDim.x, gMostBlocks.x), min(config->gridDim.y, gMostBlocks.y));
+    char const* const most = std::getenv("POSEWARP_EMULATED_BLOCKS");
+    unsigned const limit = most == nullptr ? UINT32_MAX : static_cast<unsigned>(std::atoi(most));
+    gridDim = dim3(min(config->gridDim.x, limit), min(config->gridDim.y, limit));
     std::fill(shared, shared + sizeof(shared), 0xFF);
     for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
     {
@@ -100,22 +105,28 @@ cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(
 
 #include "cuda/grid_sample.cu"
 
-int main()
+namespace posewarp::cases
 {
-    using namespace posewarp::cases;
-    std::vector<Case> const tests = makeCases(/*crowds=*/false);
-    int failures = 0;
-    for (unsigned const most : {65535U, 1U})
-    {
-        posewarp::gMostBlocks = dim3(most, most);
-        failures += countFailures(tests,
-            [](Case const& test, Data const& data, std::vector<unsigned char>& output) -> std::string
-            {
-                cudaError_t const error = posewarp::launchGridSample(data.features.data(), data.grid.data(),
-                    output.data(), test.type, test.layout, test.sizes, test.attributes, nullptr);
-                return error == cudaSuccess ? "" : "refused with error " + std::to_string(error);
-            });
-    }
-    std::printf("kernels on the host: %zu cases, %d failed\n", tests.size(), failures);
-    return failures == 0 ? 0 : 1;
+
+bool const kEMULATED = true;
+
+std::string findDeviceProblem()
+{
+    return "";
 }
+
+Run onDevice(Launch const& launch)
+{
+    return [launch](Case const& test, Data const& data, std::vector<unsigned char>& output) -> std::string
+    {
+        return launch(test, const_cast<unsigned char*>(data.features.data()), const_cast<float*>(data.grid.data()),
+            output.data(), nullptr);
+    };
+}
+
+std::string repeatAsGraph(cudaStream_t, std::function<std::string()> const&)
+{
+    return "";
+}
+
+} // namespace posewarp::cases

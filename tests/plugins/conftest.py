@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -44,10 +47,12 @@ def cuda_build(build_target) -> Path:
 
 @pytest.fixture(scope="session")
 def run_program(cuda_build):
-    """``run_program(name) -> str``: what a program of the build printed; it must exit with 0."""
+    """``run_program(name, environment={}) -> str``: what a program printed; it must exit with 0."""
 
-    def run(name: str) -> str:
-        done = subprocess.run([cuda_build / "bin" / name], capture_output=True, text=True)
+    def run(name: str, environment: Mapping[str, str] = MappingProxyType({})) -> str:
+        done = subprocess.run(
+            [cuda_build / "bin" / name], capture_output=True, text=True, env={**os.environ, **environment}
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
