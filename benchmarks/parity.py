@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from posewarp.export.generator_spec import generator_spec
 from posewarp.export.difference import Parity, compare
+from posewarp.export.generator_spec import generator_spec
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig

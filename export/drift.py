@@ -20,6 +20,8 @@ from posewarp.export.coordinates import coordinate_slices
 from posewarp.export.emulation import emulate, is_mixed
 from posewarp.export.execution import open_model
 from posewarp.export.graph import bodies, fresh_name, inline_functions
+from posewarp.export.measures import distance
+from posewarp.export.measures import p999 as p999_of
 from posewarp.export.warps import Warp, find_warps
 
 Feeds = Mapping[str, np.ndarray]
@@ -71,8 +73,8 @@ def coordinate_drift(
     ]
     sized, sizes = _with_shapes(reference, [pair.warp.features for pair in pairs if pair.measurable])
     for feed in runs if sizes else ():
-        values = _run(sized, feed, {*sizes.values(), *(name for pair in pairs for name in pair.wanted)})
-        theirs = _run(runnable, feed, {pair.partner.grid for pair in pairs if pair.measurable})
+        values = tensors_of(sized, feed, {*sizes.values(), *(name for pair in pairs for name in pair.wanted)})
+        theirs = tensors_of(runnable, feed, {pair.partner.grid for pair in pairs if pair.measurable})
         for pair in pairs:
             if pair.measurable:
                 pair.measure(feed, values, theirs, values[sizes[pair.warp.features]])
@@ -128,7 +130,7 @@ class _Pair:
         sizes = shape[:1:-1].astype(np.float64)  # x, y, z: W, H, D
         pixels = (sizes - 1) / 2 if self.warp.align_corners else sizes / 2
         expected = values[self.warp.grid]
-        moved = _distance(theirs[self.partner.grid], expected) * pixels
+        moved = distance(theirs[self.partner.grid], expected) * pixels
         self._all.append(moved.ravel())
         self._inside.append(moved[(np.abs(expected) <= 1).all(-1)].ravel())
         if self.apart:
@@ -138,11 +140,11 @@ class _Pair:
             _run_slice(model, grid, held, feed)
             for model, grid in zip(self._models, (self.warp.grid, self.partner.grid), strict=True)
         ]
-        self._same.append((_distance(*grids) * pixels).ravel())
+        self._same.append((distance(*grids) * pixels).ravel())
 
     def drift(self) -> WarpDrift:
         def p999(parts: list[np.ndarray]) -> float | None:
-            return _quantile(np.concatenate(parts)) if sum(map(len, parts)) else None
+            return p999_of(np.concatenate(parts)) if sum(map(len, parts)) else None
 
         def largest(parts: list[np.ndarray]) -> float | None:
             return float(np.concatenate(parts).max(initial=0)) if parts else None
@@ -162,19 +164,6 @@ def _matched(warps: list[Warp], others: list[Warp]) -> list[tuple[Warp, Warp | N
     if not all(warp.output in named for warp in warps) and len(warps) == len(others):
         return list(zip(warps, others, strict=True))
     return [(warp, named.get(warp.output)) for warp in warps]
-
-
-def _distance(grid: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Absolute difference; none between equal infinities or two NaN, infinite between a number and NaN."""
-    first, second = grid.astype(np.float64), expected.astype(np.float64)
-    equal = (first == second) | (np.isnan(first) & np.isnan(second))
-    with np.errstate(invalid="ignore"):  # of infinities
-        apart = np.abs(first - second)
-    return np.where(equal, 0.0, np.where(np.isnan(apart), np.inf, apart))
-
-
-def _quantile(values: np.ndarray) -> float:
-    return float(np.quantile(values, 0.999, method="higher"))  # between two infinities there is no mean
 
 
 def _to_half(array: np.ndarray) -> np.ndarray:
@@ -250,7 +239,7 @@ def _run_slice(model: ModelProto, target: str, held: Feeds, feed: Feeds) -> np.n
         nodes,
         "slice",
         [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), [None] * x.ndim)
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
             for name, x in values.items()
         ],
         [helper.make_tensor_value_info(target, TensorProto.FLOAT, None)],
@@ -273,8 +262,11 @@ def _with_shapes(model: ModelProto, tensors: list[str]) -> tuple[ModelProto, dic
     return sized, shapes
 
 
-def _run(model: ModelProto, feed: Feeds, names: set[str]) -> dict[str, np.ndarray]:
-    """Tensors of a model by name, its inputs among them."""
+def tensors_of(model: ModelProto, feed: Feeds, names: set[str]) -> dict[str, np.ndarray]:
+    """Run a model of FP32 for some of its tensors, by name; its inputs may be among them.
+
+    Raises: BackendError if it does not run; ContractError if there is no such tensor.
+    """
     given = {name: feed[name] for name in names if name in feed}
     extra = sorted(names - set(given))
     with open_model(model, extra_outputs=extra) as session:

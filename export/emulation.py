@@ -14,14 +14,16 @@ be nearer to FP32 or further from it, and only running the engine tells.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from posewarp.export.execution import open_model
 from posewarp.export.graph import Index, fresh_name, inline_functions, tensor_types
 from posewarp.export.inlining import STANDARD
 from posewarp.export.warps import graphs_of, rewrite_warps
-from posewarp.runtime.errors import ExportError
+from posewarp.runtime.errors import BackendError, ExportError
 
 HALF_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -39,10 +41,17 @@ _EXACT = (
 )  # fmt: skip
 
 
+def half_type(model: ModelProto) -> str:
+    """``fp16`` or ``bf16`` if anything in a model is that, so that a CPU runs it by ``emulate``; else ``fp32``."""
+    kinds = {tensor.elem_type for tensor in tensor_types(inline_functions(model)).values()}
+    if TensorProto.BFLOAT16 in kinds:
+        return "bf16"
+    return "fp16" if TensorProto.FLOAT16 in kinds else "fp32"
+
+
 def is_mixed(model: ModelProto) -> bool:
-    """Whether anything in a model is FP16 or BF16, so that running it on a CPU needs ``emulate``."""
-    types = tensor_types(inline_functions(model)).values()
-    return any(tensor.elem_type in HALF_TYPES for tensor in types)
+    """Whether a model has anything of FP16 or BF16 in it."""
+    return half_type(model) != "fp32"
 
 
 def emulate(model: ModelProto) -> ModelProto:
@@ -68,6 +77,29 @@ def emulate(model: ModelProto) -> ModelProto:
     if half:
         _Rewrite(flat, half).run()
     return rewrite_warps(flat, "gridsample")
+
+
+@cache
+def check_rounding() -> None:
+    """Make sure, once a process, that this ONNX Runtime leaves the pairs of casts alone.
+
+    Raises: BackendError if it does not; then nothing that it says of FP16 would be true.
+    """
+    value = helper.make_tensor_value_info
+    x, y = (value(name, TensorProto.FLOAT, [None]) for name in "xy")
+    graph = helper.make_graph(
+        [_cast("x", "h", TensorProto.FLOAT16), _cast("h", "y", TensorProto.FLOAT)], "g", [x], [y]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    # A tie, one beyond the tie, the last finite value and the first that overflows, a subnormal.
+    numbers = np.array([1 + 2**-11, 1 + 2**-11 + 2**-20, 65519, 65520, 2.99e-8], np.float32)
+    with open_model(model) as session:
+        got = session.run({"x": numbers})["y"]
+        with np.errstate(over="ignore"):
+            if not np.array_equal(got, numbers.astype(np.float16)):
+                raise BackendError(
+                    f"{session.backend.name} does not round to FP16 when told to; use another version"
+                )
 
 
 class _Rewrite:

@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from posewarp.export.emulation import emulate, is_mixed
+from posewarp.export.emulation import emulate, half_type
 from posewarp.export.warps import rewrite_warps
 from posewarp.runtime.errors import ExportError
 
@@ -137,6 +137,16 @@ def test_a_product_with_bias_and_activation_rounds_once():
     assert (got == thrice).mean() < 0.9
 
 
+def test_nothing_is_fused_behind_an_activation():
+    x, w, b = normal(64, 96), half(normal(96, 80, seed=1)), half(normal(80, seed=2))
+    model = model_of(
+        "h = Cast<to=10>(x) m = MatMul(h, w) r = Relu(m) a = Add(r, b) y = Cast<to=1>(a)",
+        weights={"w": w, "b": b},
+    )
+    relu = half(np.maximum(wide(x).astype(np.float64) @ w.astype(np.float64), 0))
+    assert_rounded_alike(run(emulate(model), x=x), wide(relu) + wide(b), equal=0.98)
+
+
 def test_a_product_that_something_else_takes_is_rounded():
     x, w, b = normal(64, 96), half(normal(96, 80, seed=1)), half(normal(80, seed=2))
     model = model_of(
@@ -254,7 +264,7 @@ def test_inputs_and_outputs_keep_their_types_and_all_tensors_their_names():
     }
     x, w = half(normal(4, 96, seed=1)), numpy_helper.to_array(model.graph.initializer[0])
     np.testing.assert_array_equal(run(emulated, x=x), x * w + w)
-    assert is_mixed(model)
+    assert half_type(model) == "fp16"
 
 
 def test_an_input_that_is_an_output_and_a_weight_that_is_one_pass_through():
@@ -276,7 +286,7 @@ def test_constants_and_generated_values_are_widened():
 
 def test_an_fp32_model_stays_as_it_is():
     model = model_of("y = Exp(x)")
-    assert not is_mixed(model)
+    assert half_type(model) == "fp32"
     assert [node.op_type for node in emulate(model).graph.node] == ["Exp"]
 
 
