@@ -28,11 +28,17 @@ def adopt(engine: str | Path, onnx_path: str | Path) -> Sidecar:
     That it was built from this file is the caller's word. What cannot be known is named under ``unknown``; types
     are those of the ONNX file, which a weakly typed build may have changed.
 
-    Raises: EngineError if the engine is no plan; ExportError if the model cannot be read.
+    Raises: EngineError if the engine is no plan, or has the side-car of its build already; ExportError if the
+        model cannot be read.
     """
     engine, path = Path(engine), Path(onnx_path)
     check_writable(sidecar.path_of(engine), EngineError)
     version = sidecar.read_header(engine).version
+    known = sidecar.read(engine)
+    if known and known.origin == "built" and known.plan["sha256"] == sha256(engine):
+        raise EngineError(
+            f"{engine} has the side-car of its build, which knows more; delete it to adopt all the same"
+        )
     backend = "tensorrt" if int(version.split(".")[0]) >= _FIRST_TENSORRT else "rtx"
     model = load_model(path)
     contract = contract_of(model)

@@ -36,7 +36,9 @@ def trtexec_lines(request: BuildRequest, onnx: Path, output: Path) -> list[str]:
             )
         else:
             lines.append(f"# TensorRT {major}")
-        lines.append(_join([*_build_flags(request, file, output, major)]))
+        if major == 10 and request.hardware_compatibility == "same-compute-capability":
+            lines.append("# (its earlier releases, 10.5 among them, have no level sameComputeCapability)")
+        lines.append(_join(_build_flags(request, file, output, major)))
     lines.append("# run it, full runtime")
     lines.append(_join([f"--loadEngine={output}", *_plugins(request)]))
     lines.append("# lean runtime")
