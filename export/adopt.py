@@ -39,7 +39,7 @@ def adopt(engine: str | Path, onnx_path: str | Path) -> Sidecar:
         raise EngineError(
             f"{engine} has the side-car of its build, which knows more; delete it to adopt all the same"
         )
-    backend = "tensorrt" if int(version.split(".")[0]) >= _FIRST_TENSORRT else "rtx"
+    backend = "rtx" if version and int(version.split(".")[0]) < _FIRST_TENSORRT else "tensorrt"
     model = load_model(path)
     contract = contract_of(model)
     _, (half, compute) = checked(model, plugins=True)
@@ -48,7 +48,7 @@ def adopt(engine: str | Path, onnx_path: str | Path) -> Sidecar:
         plan={"sha256": sha256(engine), "bytes": engine.stat().st_size},
         onnx=describe_onnx(path),
         backend=backend,
-        versions={NAMES[backend]: version, **own_versions()},
+        versions={NAMES[backend]: version or "unknown", **own_versions()},
         inputs=[_tensor(spec) for spec in contract.inputs],
         outputs=[_tensor(spec) for spec in contract.outputs],
         precision={"asserted": None, "half": half, "all": compute},

@@ -20,8 +20,10 @@ from posewarp.runtime.files import atomic_write, sha256
 FORMAT = 1
 NOT_EXECUTED = "not executed"
 
-# A plan's first four bytes. Both kinds hold the version in bytes 24 to 27; a length was only seen in the second.
+# A plan's first four bytes end in "trt". Two kinds are known: both hold the version in bytes 24 to 27, the second
+# its length before it. Whether version-compatible plans are of another kind is not known.
 _PLAIN, _PORTABLE = b"ftrt", b"vtrt"
+_KINDS = {_PLAIN: "tensorrt", _PORTABLE: "portable"}
 _HEADER = 28
 # What an engine of TensorRT-RTX without named targets runs on, and all that is later.
 _RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0")
@@ -32,12 +34,12 @@ class PlanHeader:
     """What the first bytes of a plan say.
 
     Attributes:
-        kind: ``tensorrt``, or ``portable``: TensorRT-RTX, or a version-compatible plan.
-        version: of the library that built it, ``major.minor.patch.build``.
+        kind: ``tensorrt``, ``portable`` (TensorRT-RTX), or ``other``.
+        version: of the library that built it, ``major.minor.patch.build``; None for ``other``.
     """
 
     kind: str
-    version: str
+    version: str | None
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def read_header(engine: str | os.PathLike[str]) -> PlanHeader:
             f"{path} is empty: its build was cut off; build it again: posewarp build model.onnx"
         )
     kind = head[:4]
-    if kind not in (_PLAIN, _PORTABLE):
+    if kind[1:] != b"trt":
         hint = "; it begins as the files of Ultralytics do, with JSON before the plan" * (head[4:5] == b"{")
         raise EngineError(
             f"{path} is not a TensorRT engine{hint}; build one: posewarp build model.onnx",
@@ -183,7 +185,8 @@ def read_header(engine: str | os.PathLike[str]) -> PlanHeader:
             got=size,
             expected=length,
         )
-    return PlanHeader("tensorrt" if kind == _PLAIN else "portable", ".".join(map(str, head[24:28])))
+    version = ".".join(map(str, head[24:28])) if kind in _KINDS else None
+    return PlanHeader(_KINDS.get(kind, "other"), version)
 
 
 def check(
@@ -237,8 +240,10 @@ def check(
     return sidecar
 
 
-def _check_version(engine: object, built: str, running: str | None, compatible: bool, onnx: str) -> None:
-    if running is None or _numbers(built) == _numbers(running):
+def _check_version(
+    engine: object, built: str | None, running: str | None, compatible: bool, onnx: str
+) -> None:
+    if running is None or built is None or _numbers(built) == _numbers(running):
         return
     if compatible and _numbers(built) < _numbers(running):
         return

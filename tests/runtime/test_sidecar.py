@@ -114,6 +114,13 @@ def test_the_header_tells_kind_and_version(engine, tmp_path):
     assert sidecar.read_header(portable) == sidecar.PlanHeader("portable", "1.7.1.116")
 
 
+def test_a_plan_of_an_unknown_kind_is_not_refused_for_it(engine):
+    make_plan(engine, b"xtrt")
+    sidecar.write(engine, make_sidecar(engine))
+    assert sidecar.read_header(engine) == sidecar.PlanHeader("other", None)
+    assert sidecar.check(engine, version="11.4.0.106")
+
+
 @pytest.mark.parametrize("with_side_car", [True, False])
 def test_another_version_is_told_by_both_numbers(engine, with_side_car):
     if not with_side_car:

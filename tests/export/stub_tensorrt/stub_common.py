@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import onnx
+import onnx.inliner
 from onnx import TensorProto
 
 FAULT = os.environ.get("STUB_FAULT", "")
@@ -119,9 +120,10 @@ def init_libnvinfer_plugins(logger, namespace):
 
 
 class Parser:
-    """Reads types from the file; ``linear_is_nearest``, as parsers before 11.2 do."""
+    """Reads types from the file; ``linear_is_nearest`` as before 11.2, ``function_first`` as in 10.1."""
 
     linear_is_nearest = False
+    function_first = False
     strongly_typed = 1
 
     def __init__(self, network, logger):
@@ -137,6 +139,8 @@ class Parser:
 
     def parse_from_file(self, path):
         model = onnx.load(path)
+        if self.function_first or not _REGISTRY.all_creators:
+            model = onnx.inliner.inline_local_functions(model)
         inferred = onnx.shape_inference.infer_shapes(model)
         values = {
             v.name: v for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)

@@ -32,6 +32,7 @@ class Builder(_Builder):
 
 class OnnxParser(Parser):
     linear_is_nearest = True
+    function_first = True
 
 
 class Runtime(_Runtime):
