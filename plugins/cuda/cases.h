@@ -112,13 +112,17 @@ inline std::vector<Case> makeCases(bool crowds)
         for (int i = 0; i < 3 * 3 * 2; ++i)
         {
             Attributes const attributes{static_cast<Mode>(i / 6), static_cast<Padding>(i / 2 % 3), i % 2 == 1};
-            if (findProblem(sizes, attributes) != nullptr)
+            bool const crowd = sizes.batch > 65535 || sizes.outWidth > 4096;
+            if (findProblem(sizes, attributes) != nullptr || (crowd && i != 1))
             {
-                continue; // bicubic volumes
+                continue; // bicubic volumes; and a crowd is slow on the host, and all attributes stride alike
             }
             for (Type const type : {Type::kFLOAT, Type::kHALF, Type::kBFLOAT16})
             {
-                all.push_back({sizes, attributes, type, Layout::kNCHW});
+                if (sizes.channels < 4096) // beyond, only kHWC8 has a case of its own: more vectors than threads
+                {
+                    all.push_back({sizes, attributes, type, Layout::kNCHW});
+                }
             }
             if (sizes.spatialRank == 2)
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,19 @@ def test_library_has_code_for_every_architecture_nvcc_knows_and_ptx_of_the_newes
     assert {number for kind, number in found if kind == "ptx"} == {max(known)}
 
 
-def test_benchmark_says_that_nothing_was_measured_without_a_gpu(run_program):
-    printed = run_program("posewarp_cuda_bench")
-    assert printed == "not measured: no CUDA driver\n" or "GB/s" in printed
+def test_benchmark_says_that_nothing_was_measured_without_a_gpu(cuda_build):
+    done = subprocess.run(
+        [sys.executable, "benchmarks/warp_cuda.py"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "not measured: no CUDA driver\n" or "cuDNN" in done.stdout
+
+
+def test_benchmark_without_its_program_says_how_to_build_it(tmp_path):
+    command = [sys.executable, "benchmarks/warp_cuda.py", "--program", tmp_path / "none"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert re.match(r"PluginError: no .+; build it: make plugins", done.stderr)
 
 
 @pytest.mark.slow
