@@ -13,8 +13,7 @@ from onnx import TensorProto, numpy_helper, parser
 from typer.testing import CliRunner
 
 from posewarp.cli.main import app
-from posewarp.export.coordinates import coordinate_slices, input_nodes
-from posewarp.export.graph import inline_functions
+from posewarp.export.coordinates import coordinate_slices
 from posewarp.export.half import convert
 from posewarp.export.lint import RULES, lint
 from posewarp.export.lint_rules import SEVERITIES, rules_table
@@ -384,7 +383,6 @@ def test_our_mixed_precision_is_good(exported, io):
     """Its coordinates are fp32, down to what the flow's layer gives."""
     whole = exported(io).model
     kept = {name: "coordinates" for part in coordinate_slices(whole) for name in part.nodes}
-    kept |= dict.fromkeys(input_nodes(inline_functions(whole)), "heat maps")
     mixed = convert(whole, kept)
     for target in (*NEWEST, OLDEST):
         assert lint(mixed, target) == []
