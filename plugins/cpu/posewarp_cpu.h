@@ -29,8 +29,8 @@ enum
 /* The version in setup.cfg, "0.1.0". */
 POSEWARP_API const char* posewarp_cpu_version(void);
 
-/* The instructions in use, "avx512", "avx2" or "portable": the best that the CPU has, at most what the environment
- * variable POSEWARP_CPU_SIMD names when the library is first asked. */
+/* The instructions in use: "avx2" where the CPU has them (and FMA and F16C), else "portable", which the environment
+ * variable POSEWARP_CPU_SIMD=portable asks for too. Chosen once, when first needed. */
 POSEWARP_API const char* posewarp_cpu_simd(void);
 
 /* Sample features at the positions of a grid, as ONNX GridSample and PyTorch's grid_sample do.

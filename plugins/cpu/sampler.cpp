@@ -19,16 +19,14 @@ namespace
 
 Kernels const& chooseKernels()
 {
-    char const* const most = std::getenv("POSEWARP_CPU_SIMD");
-    auto const allowed = [most](Kernels const& kernels) { return most == nullptr || std::strcmp(most, kernels.name) == 0; };
 #if defined(__x86_64__)
-    if (allowed(kAVX2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-        && __builtin_cpu_supports("f16c"))
+    char const* const wanted = std::getenv("POSEWARP_CPU_SIMD");
+    bool const portable = wanted != nullptr && std::strcmp(wanted, kPORTABLE.name) == 0;
+    if (!portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
     {
         return kAVX2;
     }
 #endif
-    static_cast<void>(allowed);
     return kPORTABLE;
 }
 
