@@ -167,12 +167,18 @@ class _Bounds:
                         f"{self.limits.name} would round it by up to {error:.2g}"
                     )
                     yield from self._with_layers(node, node.input[:1], reason)
-            if node.op_type in ("Add", "Sub") and {*node.input, node.output[0]} <= self.ranges.keys():
-                largest = max(self.ranges[name].maximum for name in node.input)
+            if node.op_type in ("Add", "Sub") and node.output[0] in self.ranges:
+                largest = max(map(self._largest, node.input))
                 left = self.ranges[node.output[0]].maximum
                 if 0 < left < largest * CANCELLED:
                     reason = f"{node.op_type} leaves {left:.2g} of values up to {largest:.3g}"
                     yield from self._with_layers(node, node.input, reason)
+
+    def _largest(self, tensor: str) -> float:
+        constant = self.index.constants.get(tensor)
+        if constant is not None:
+            return float(np.abs(numpy_helper.to_array(constant)).max(initial=0))
+        return self.ranges[tensor].maximum if tensor in self.ranges else 0.0
 
     def _with_layers(self, node: NodeProto, tensors: list[str], reason: str) -> Iterator[tuple[str, str]]:
         nodes, sources = self.walker.back(tensors)

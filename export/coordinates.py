@@ -134,6 +134,12 @@ class Walker:
                 waiting.extend(maker.input)
         return tuple(nodes), tuple(sources)
 
+    def computes_floats(self, node: str) -> bool:
+        """Whether floats go into a node or come out; sizes and indices have no precision to choose."""
+        found = self.index.nodes[node]
+        names = (name for name in (*found.input, *found.output) if name in self._types)
+        return any(self._types[name].elem_type == TensorProto.FLOAT for name in names)
+
     def is_layer(self, node: NodeProto) -> bool:
         """Whether a node makes something new of features, rather than computing with coordinates."""
         if node.domain not in ("", "ai.onnx"):

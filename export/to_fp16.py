@@ -32,8 +32,8 @@ from posewarp.runtime.files import atomic_write, check_writable, sha256
 
 __all__ = ["convert", "to_fp16"]
 
-# Runs that the ranges come from, and further ones that only the gate sees.
-_CALIBRATION_RUNS, _GATE_RUNS = 2, 1
+# Ranges come from the first two runs, the gate from the last two: one that the ranges do not know.
+_RUNS = 3
 # Gates that --search may try.
 _SEARCH_BUDGET = 40
 
@@ -89,12 +89,12 @@ def to_fp16(
         model = rewrite_warps(model, "gridsample" if spelling == "gridsample" else "portable")
     model = inline_functions(model)
     del model.graph.value_info[:]
-    runs = load_inputs(data, read_contract(model), count=_CALIBRATION_RUNS + _GATE_RUNS)
-    gate = Gate(model, runs, dtype, tolerance)
+    runs = load_inputs(data, read_contract(model), count=_RUNS)
+    gate = Gate(model, runs[-2:], dtype, tolerance)
     _check_reference(gate)
 
     walker, slices = Walker(model), coordinate_slices(model)
-    ranges = measure_ranges(model, runs[:_CALIBRATION_RUNS])
+    ranges = measure_ranges(model, runs[:2])
     kept = {
         **bounded_nodes(walker, ranges, dtype),
         **{name: f"heat map or encoding of input {source}" for name, source in input_nodes(walker).items()},
@@ -103,6 +103,7 @@ def to_fp16(
     }
     if spelling == "gridsample":
         kept |= {each.warp.output: "GridSample takes image and grid of one type" for each in slices}
+    kept = {name: reason for name, reason in kept.items() if walker.computes_floats(name)}
     kept, verdict = _pass(model, kept, gate, slices, walker, search)
     mixed = convert(model, kept, dtype)
     _check(mixed)
