@@ -30,7 +30,7 @@ from posewarp.export.graph import load_model
 from posewarp.export.measures import TOLERANCES, OutputMeasures, Tolerance, distance, measure_output, p999
 from posewarp.export.parity_cases import Case, make_cases, recorded_cases
 from posewarp.export.parity_report import CaseResult, ParityReport
-from posewarp.export.profiles import make_profiles
+from posewarp.export.profiles import Shapes, make_profiles
 from posewarp.export.rungs import NotExecuted, Rung, is_engine, is_recorded, is_torch, open_rung
 from posewarp.export.sample_data import describe, read_contract
 from posewarp.runtime import command, sidecar
@@ -50,7 +50,7 @@ def parity(
     *,
     data: str | Path | None = None,
     batches: Sequence[int] | None = None,
-    shapes: Sequence[str | None] = (),
+    shapes: Shapes | None = None,
     dtype: str | None = None,
     tolerance: Mapping[str, float] | None = None,
     contract: Contract | None = None,
@@ -66,9 +66,8 @@ def parity(
             ``.engine`` or ``.plan``, or outputs that Polygraphy recorded, ``.json`` (see ``rungs.open_rung``).
         data: inputs (see ``sample_data``); for recorded outputs the inputs that they were recorded with.
         batches: by default 1 and 3.
-        shapes: smallest, most used and largest sizes of dynamic inputs, in trtexec's grammar (see
-            ``profiles``); by default those of the engine's side-car, else from half to the contract's own height
-            and width.
+        shapes: smallest, most used and largest sizes of dynamic inputs; by default those of the engine's
+            side-car, else from half to the contract's own height and width (see ``profiles.make_profiles``).
         dtype: whose tolerances hold; by default the coarser rung's.
         tolerance: values to put in place of these, by the names of ``Tolerance``.
         contract: of an engine without a side-car.
@@ -103,8 +102,8 @@ def parity(
             cases, notes = recorded_cases(contract, polygraphy_files.read_inputs(data or "")), []
         else:
             profile = next((rung.profile for rung in (second, first) if rung.profile), None)
-            if any(shapes):
-                (profile,) = make_profiles(contract, *([text] if text else [] for text in shapes))
+            if shapes is not None:
+                profile = make_profiles(contract, shapes)[0]
             cases, notes = make_cases(contract, data, batches, profile)
         dtype = dtype or _coarser(first, second, notes)
         report = ParityReport(
@@ -262,6 +261,7 @@ def main(
     """Compare two neighbours of the ladder on the same inputs; exit with 1 if they differ too much."""
     if json_path is not None:
         check_writable(json_path)
+    shapes = min_shapes, opt_shapes, max_shapes
     limits = {"atol": atol, "rtol": rtol, "cosine": cosine, "psnr_db": psnr_db}
     limits |= {"same_flow_px": same_flow_px, "own_flow_px": own_flow_px}
     known = read_contract(load_model(contract)) if contract else None
@@ -271,7 +271,7 @@ def main(
         b,
         data=data,
         batches=batch_size,
-        shapes=(min_shapes, opt_shapes, max_shapes),
+        shapes=Shapes(*([text] if text else [] for text in shapes)) if any(shapes) else None,
         dtype=dtype and dtype.value,
         tolerance={name: value for name, value in limits.items() if value is not None},
         contract=known,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from posewarp.export.profiles import KINDS, Profile, make_profiles
+from posewarp.export.profiles import KINDS, Profile, Shapes, make_profiles
 from posewarp.export.sample_data import Feeds, fixed_batch, load_inputs
 from posewarp.runtime.contract import Contract
 from posewarp.runtime.errors import DataError
@@ -62,18 +63,22 @@ def make_cases(
     cases: list[Case] = []
     for batch, sizes in runs:
         try:
-            (feeds,) = load_inputs(
-                data, contract, batch=batch, size={**sizes, **dict.fromkeys(firsts, batch)}
-            )
+            case = _load(contract, data, batch, {**sizes, **dict.fromkeys(firsts, batch)})
         except DataError as exc:
-            if batches is not None or not cases:
+            if batches is not None or batch != DEFAULT_BATCHES[1]:
                 raise
             notes.append(f"batch {batch} was not compared: {exc}")
+            with suppress(DataError):
+                cases.append(_load(contract, data, 2, dict.fromkeys(firsts, 2)))
             continue
-        case = Case(_sizes_of(contract, feeds), feeds)
         if case.sizes not in [other.sizes for other in cases]:
             cases.append(case)
     return cases, notes
+
+
+def _load(contract: Contract, data: str | Path | None, batch: int, sizes: dict[str, int]) -> Case:
+    (feeds,) = load_inputs(data, contract, batch=batch, size=sizes)
+    return Case(_sizes_of(contract, feeds), feeds)
 
 
 def recorded_cases(contract: Contract, feeds: Sequence[Feeds]) -> list[Case]:
@@ -100,7 +105,7 @@ def _sizes(contract: Contract, profile: Profile | None) -> list[dict[str, int]]:
     axes = {axis for spec in contract.inputs for axis in spec.shape if isinstance(axis, str)}
     if profile is None and axes <= firsts:
         return [{}]
-    chosen = profile or make_profiles(contract)[0]
+    chosen = profile or make_profiles(contract, Shapes())[0]
     by_kind: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
     for spec in contract.inputs:
         for kind, shape in chosen.get(spec.name, {}).items():
