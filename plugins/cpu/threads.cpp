@@ -144,14 +144,13 @@ public:
             return memory;
         }
         release(memory);
-        size_t const whole = (bytes + kLINE - 1) / kLINE * kLINE + kLINE;
-        char* const fresh = static_cast<char*>(std::aligned_alloc(kLINE, whole));
-        if (fresh == nullptr)
+        void* fresh = nullptr;
+        if (posix_memalign(&fresh, kLINE, kLINE + bytes) != 0)
         {
             return nullptr;
         }
-        memory = fresh + kLINE; // its size is kept in the line before
-        sizeOf(memory) = whole - kLINE;
+        memory = static_cast<char*>(fresh) + kLINE; // its size is kept in the line before
+        sizeOf(memory) = bytes;
         return memory;
     }
 
@@ -174,7 +173,11 @@ public:
 
 private:
     static constexpr size_t kLINE = 64;
+#if defined(__SANITIZE_ADDRESS__)
+    static constexpr size_t kLARGEST_KEPT = 0; // a larger buffer than was asked for would hide reads beyond its end
+#else
     static constexpr size_t kLARGEST_KEPT = size_t{64} << 20;
+#endif
 
     static size_t& sizeOf(void* memory)
     {

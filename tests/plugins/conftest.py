@@ -13,6 +13,8 @@ from types import MappingProxyType
 
 import pytest
 
+from tests.plugins.sampling import sampler  # noqa: F401 (a fixture)
+
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "plugins"  # as `make plugins` configured it
 

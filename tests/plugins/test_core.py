@@ -21,7 +21,6 @@ from tests.plugins.sampling import (
     away_from_ties,
     equation,
     random_case,
-    sampler,  # noqa: F401 (a fixture)
     tolerance,
     torch_sample,
 )
