@@ -53,6 +53,17 @@ def test_an_input_that_is_rounded_is_not_forgiven():
     assert drift.own_flow_max_px == 0
 
 
+def test_equal_flows_are_of_values_that_half_has():
+    """Moving a flow about in FP16 costs nothing more, once it is FP16."""
+    moving = one_warp(256, 176, half=True)
+    transpose = next(node for node in moving.graph.node if node.op_type == "Transpose")
+    transpose.output[0] = "offset_fp32"
+    place = list(moving.graph.node).index(transpose)
+    moving.graph.node.insert(place + 1, helper.make_node("Cast", ["offset_fp32"], ["offset_half"], to=10))
+    moving.graph.node.insert(place + 2, helper.make_node("Cast", ["offset_half"], ["offset"], to=1))
+    assert drift_of(one_warp(256, 176), moving).same_flow_max_px == 0
+
+
 def test_swapped_axes_are_hundreds_of_pixels():
     assert drift_of(one_warp(256, 176), one_warp(256, 176, fault="swapped axes")).same_flow_max_px > 50
 
