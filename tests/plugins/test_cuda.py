@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from posewarp.benchmarks.warp_cuda import run_program as run_program_of_benchmark
+from posewarp.runtime.errors import PluginError
 
 ROOT = Path(__file__).parents[2]
 KERNELS = "cuda/CMakeFiles/posewarp_cuda.dir/grid_sample.cu.o"
@@ -117,10 +121,18 @@ def test_benchmark_says_that_nothing_was_measured_without_a_gpu(cuda_build):
 
 
 def test_benchmark_without_its_program_says_how_to_build_it(tmp_path):
-    command = [sys.executable, "benchmarks/warp_cuda.py", "--program", tmp_path / "none"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1
-    assert re.match(r"PluginError: no .+; build it: make plugins", done.stderr)
+    with pytest.raises(PluginError, match="build it: make plugins && cmake"):
+        run_program_of_benchmark(tmp_path / "none")
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_compute_sanitizer_finds_nothing(cuda_build, gpu):
+    if not shutil.which("compute-sanitizer"):
+        pytest.skip("no compute-sanitizer")
+    command = ["compute-sanitizer", "--error-exitcode", "9", cuda_build / "bin" / "posewarp_plugin_contract"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
 
 
 @pytest.mark.slow
