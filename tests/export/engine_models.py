@@ -1,15 +1,21 @@
-"""Small graphs for the tests of engines: one Conv whose result is warped by a grid that is an input."""
+"""For the tests of engines: a Conv whose result is warped by a grid that is an input, and the stub libraries."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from posewarp.export.graph import save_model
+from posewarp.export.to_engine import to_engine
 from posewarp.export.warps import rewrite_warps
+
+STUBS = Path(__file__).parent / "stub_tensorrt"
 
 
 def save_warp_model(
@@ -58,3 +64,38 @@ def save_warp_model(
     warp = warp or ("portable" if half else "gridsample")
     save_model(rewrite_warps(model, warp) if warp != "gridsample" else model, path)
     return path
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """``stub(version, fault="")``: builds of backend ``tensorrt`` meet that stub."""
+
+    def use(version: str, fault: str = "") -> None:
+        monkeypatch.setenv("PYTHONPATH", f"{STUBS / version}{os.pathsep}{STUBS}")
+        monkeypatch.setenv("STUB_FAULT", fault)
+
+    use("v11_4")
+    return use
+
+
+@pytest.fixture
+def half(tmp_path):
+    return save_warp_model(tmp_path / "model.fp16.onnx", half=True)
+
+
+@pytest.fixture
+def single(tmp_path):
+    return save_warp_model(tmp_path / "model.onnx")
+
+
+def build(path: Path, **options):
+    return to_engine(path, backend="tensorrt", **options)
+
+
+def record(engine: str | Path) -> dict:
+    """What a stub's builder was told."""
+    return json.loads(Path(engine).read_bytes()[28:].rstrip(b"\0"))
+
+
+def left_over(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".posewarp")]
