@@ -8,7 +8,7 @@ demo: $(VENV)/.installed          ## re-pose a synthetic person with the demo ch
 	$(BIN)/posewarp demo --output demo-out
 
 plugins:                          ## the native libraries that this machine can build, into runtime/lib
-	VENV=$(VENV) PYTHON=$(PYTHON) sh plugins/build.sh
+	@VENV=$(VENV) PYTHON=$(PYTHON) sh plugins/build.sh
 
 test: $(VENV)/.installed plugins  ## the fast suite
 	$(BIN)/pytest -n 2 -m "not slow"

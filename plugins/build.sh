@@ -61,7 +61,7 @@ if [ "$cuda" = ON ] && ! configure ON; then
 fi
 if [ "$cuda" = OFF ] && ! configure OFF; then
     cat $BUILD/configure.log >&2
-    echo "make plugins needs a C++17 compiler (Debian: apt install g++)" >&2
+    echo "CMake failed; make plugins needs a C++17 compiler (Debian: apt install g++)" >&2
     exit 1
 fi
 rm -f $BUILD/lib/libposewarp_plugins.so # linked again, unless it is of a configuration that was

@@ -68,14 +68,16 @@ struct Api
     void* mUnused100[1];
     void (*ReleaseCustomOpDomain)(CustomOpDomain* domain); // 101
     void* mUnused102[166];
-    Status* (*ShapeInferContext_GetInputTypeShape)(ShapeContext const* context, size_t index, TypeAndShape** out); // 268
+    // 268; the shape stays the context's
+    Status* (*ShapeInferContext_GetInputTypeShape)(ShapeContext const* context, size_t index, TypeAndShape** out);
     void* mUnused269[1];
-    Status* (*ShapeInferContext_SetOutputTypeShape)(ShapeContext const* context, size_t index, TypeAndShape const* info);
+    Status* (*ShapeInferContext_SetOutputTypeShape)(
+        ShapeContext const* context, size_t index, TypeAndShape const* info);
     Status* (*SetSymbolicDimensions)(TypeAndShape* info, char const** names, size_t count); // 271
     void* mUnused272[2];
-    // Calls task(data, i) for each i below total, on the session's own threads; batches 0 lets it choose.
+    // 274; calls task(data, i) for each i below total, on the session's own threads; batches 0 lets it choose
     Status* (*KernelContext_ParallelFor)(
-        KernelContext const* context, void (*task)(void* data, size_t i), size_t total, size_t batches, void* data); // 274
+        KernelContext const* context, void (*task)(void* data, size_t i), size_t total, size_t batches, void* data);
 };
 
 static_assert(offsetof(Api, CreateCustomOpDomain) == 26 * sizeof(void*));

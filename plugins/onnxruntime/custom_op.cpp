@@ -11,6 +11,7 @@
 
 #include <array>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -112,6 +113,8 @@ Attributes readAttributes(Api const* api, KernelInfo const* info)
     return {static_cast<Mode>(mode), static_cast<Padding>(padding), alignCorners == 1};
 }
 
+using OwnedShape = std::unique_ptr<TypeAndShape, void (*)(TypeAndShape*)>;
+
 std::vector<int64_t> readShape(Api const* api, TypeAndShape const* info)
 {
     size_t rank{0};
@@ -125,9 +128,8 @@ std::vector<int64_t> readShape(Api const* api, Value const* value)
 {
     TypeAndShape* info{nullptr};
     check(api->GetTensorTypeAndShape(value, &info));
-    std::vector<int64_t> const shape = readShape(api, info);
-    api->ReleaseTensorTypeAndShapeInfo(info);
-    return shape;
+    OwnedShape const owned(info, api->ReleaseTensorTypeAndShapeInfo);
+    return readShape(api, info);
 }
 
 std::string toText(std::vector<int64_t> const& shape)
@@ -175,7 +177,10 @@ struct Session
 void parallelFor(void* context, size_t count, cpu::ParallelFor::Body body, void* data)
 {
     Session& session = *static_cast<Session*>(context);
-    session.mFailed = session.mApi->KernelContext_ParallelFor(session.mContext, body, count, 0, data);
+    if (session.mFailed == nullptr)
+    {
+        session.mFailed = session.mApi->KernelContext_ParallelFor(session.mContext, body, count, 0, data);
+    }
 }
 
 cpu::Dtype toDtype(ElementType type)
@@ -206,9 +211,9 @@ void compute(Kernel const& kernel, KernelContext* context)
         return data;
     };
     Session session{api, context, nullptr};
-    int const error = cpu::gridSample({dataOf(features), toDtype(kernel.mType),
-                                          static_cast<float const*>(dataOf(grid)), dataOf(output), sizes, kernel.mAttributes},
-        {&parallelFor, &session, cpu::countCpus()});
+    cpu::Problem const problem{dataOf(features), toDtype(kernel.mType), static_cast<float const*>(dataOf(grid)),
+        dataOf(output), sizes, kernel.mAttributes};
+    int const error = cpu::gridSample(problem, {&parallelFor, &session, cpu::countCpus()});
     check(session.mFailed);
     if (error != POSEWARP_OK)
     {
@@ -259,14 +264,11 @@ void inferShape(Op const& op, ShapeContext* context)
     }
     TypeAndShape* info{nullptr};
     check(api->CreateTensorTypeAndShapeInfo(&info));
-    Status* const failed = guarded(api, [&] {
-        check(api->SetTensorElementType(info, types[kFEATURES]));
-        check(api->SetDimensions(info, shape.data(), shape.size()));
-        check(api->SetSymbolicDimensions(info, const_cast<char const**>(shapeNames.data()), shapeNames.size()));
-        check(api->ShapeInferContext_SetOutputTypeShape(context, 0, info));
-    });
-    api->ReleaseTensorTypeAndShapeInfo(info);
-    check(failed);
+    OwnedShape const owned(info, api->ReleaseTensorTypeAndShapeInfo);
+    check(api->SetTensorElementType(info, types[kFEATURES]));
+    check(api->SetDimensions(info, shape.data(), shape.size()));
+    check(api->SetSymbolicDimensions(info, const_cast<char const**>(shapeNames.data()), shapeNames.size()));
+    check(api->ShapeInferContext_SetOutputTypeShape(context, 0, info));
 }
 
 Op makeOp(Api const* api, ElementType type)

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(
 def sources(tmp_path) -> Path:
     for name in ("Makefile", "setup.cfg"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "plugins", tmp_path / "plugins")
+    for name in ("plugins", "tests/plugins"):  # a program for the tests has its source there
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 

@@ -199,6 +199,27 @@ def test_one_session_runs_in_many_threads(warp_file, library):
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_session_runs_on_its_own_threads_alone(warp_file, library):
+    code = f"""
+import os
+import numpy as np
+from posewarp.runtime import plugin_library
+from posewarp.runtime.session import Session
+features, grid = np.ones((1, 64, 64, 64), np.float32), np.zeros((1, 64, 64, 2), np.float32)
+session = Session.open({str(warp_file())!r}, plugins=[{str(library)!r}], threads=2)
+counts = [len(os.listdir("/proc/self/task"))]
+session.run({{"features": features, "grid": grid}})
+counts.append(len(os.listdir("/proc/self/task")))
+plugin_library.grid_sample(features, grid, threads=2)
+counts.append(len(os.listdir("/proc/self/task")))
+print(counts[1] - counts[0], counts[2] - counts[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    # None for the session; that the library's own would be seen, the C interface shows.
+    assert done.stdout.split() == ["0", "1"], done.stderr
+
+
 # It is taken where it should be, and nowhere else
 
 
@@ -215,6 +236,7 @@ def test_session_takes_what_is_found_and_says_so(warp_file, library, monkeypatch
     name = f"ONNX Runtime {onnxruntime.__version__}"
     assert Session.open(path).backend.name == f"{name} with posewarp_cpu {version}"
     assert Session.open(path, plugins=()).backend.name == name
+    monkeypatch.delenv("POSEWARP_PLUGIN_PATH", raising=False)
     monkeypatch.setattr(plugin_library, "FOLDER", tmp_path)
     assert Session.open(path).backend.name == name
     assert Session.open(path, plugins=[library]).backend.name == f"{name} with posewarp_cpu {version}"
