@@ -1,5 +1,7 @@
 """ONNX files that we did not export: six networks on warps, from their exporters' files to an engine."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -9,18 +11,28 @@ from networks import NETWORKS
 from networks.exports import EXPORTS
 
 from posewarp.export.difference import compare
+from posewarp.export.drift import coordinate_drift
+from posewarp.export.half import convert
+from posewarp.export.lint import lint
+from posewarp.export.parity import parity
+from posewarp.export.to_engine import to_engine
+from posewarp.export.to_fp16 import to_fp16
 from posewarp.export.warps import find_warps, rewrite_warps
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
-every_export = pytest.mark.parametrize(
-    ("name", "exporter", "opset"),
-    [
-        pytest.param(network.name, exporter, opset, marks=pytest.mark.slow if exporter == "dynamo" else ())
-        for network in NETWORKS.values()
-        for exporter, opset in EXPORTS
-        if opset >= network.first_opset
-    ],
-)
+
+
+def every_export(fast_opsets):
+    """Every network by every exporter and opset; fast are the TorchScript exporter's first ``fast_opsets`` of each."""
+    cases = []
+    for network in NETWORKS.values():
+        exports = [(exporter, opset) for exporter, opset in EXPORTS if opset >= network.first_opset]
+        fast = [export for export in exports if export[0] == "torchscript"][:fast_opsets]
+        cases += [
+            pytest.param(network.name, *export, marks=() if export in fast else pytest.mark.slow)
+            for export in exports
+        ]
+    return pytest.mark.parametrize(("name", "exporter", "opset"), cases)
 
 
 def run(model, feeds, outputs=None):
@@ -37,7 +49,7 @@ def assert_same(found, expected):
         assert parity.max <= parity.max_limit, str(parity)
 
 
-@every_export
+@every_export(fast_opsets=2)
 def test_an_exported_file_computes_what_the_network_does(foreign, name, exporter, opset):
     file = foreign(name, exporter, opset)
     onnx.checker.check_model(str(file.path), full_check=True)
@@ -77,7 +89,7 @@ def test_no_warp_of_the_networks_is_the_identity(foreign, name):
     assert 8 <= reach <= 35
 
 
-@every_export
+@every_export(fast_opsets=2)
 def test_another_spelling_of_the_warps_keeps_the_values(foreign, name, exporter, opset):
     file = foreign(name, exporter, opset)
     expected = run(file.model, file.inputs)
@@ -86,3 +98,41 @@ def test_another_spelling_of_the_warps_keeps_the_values(foreign, name, exporter,
         onnx.checker.check_model(rewritten, full_check=True)
         assert "GridSample" not in {node.op_type for node in rewritten.graph.node}
         assert_same(run(rewritten, file.inputs), expected)
+
+
+@every_network
+def test_everything_in_fp16_moves_the_positions(foreign, name):
+    """By a fiftieth of a pixel and more: what the next test shows to stay away."""
+    file = foreign(name)
+    careless = convert(rewrite_warps(file.model, "gridsample"), {})
+    drifts = coordinate_drift(file.model, careless, {n: value[:1] for n, value in file.inputs.items()})
+    assert len(drifts) == file.network.warps
+    assert max(drift.same_flow_max_px for drift in drifts) > 0.02
+    assert {"PW020"} <= {finding.rule for finding in lint(careless, "rtx")}
+
+
+@every_export(fast_opsets=1)
+def test_fp16_without_options_keeps_the_pixels_and_builds(foreign, name, exporter, opset, tmp_path):
+    file = foreign(name, exporter, opset)
+    output = tmp_path / "model.fp16.onnx"
+    report = to_fp16(file.path, output, data=file.npz)
+    onnx.checker.check_model(str(output), full_check=True)
+    assert all(measures.passed for measures in report.parity)
+    assert len(report.drifts) == file.network.warps
+    assert max(drift.same_flow_max_px for drift in report.drifts) < 1e-3
+    assert max(drift.own_flow_p999_px for drift in report.drifts) < 0.05
+    assert all(kept.reason for kept in report.kept)
+    assert report.share_by_count > 0.6
+    assert report.share_by_flops > 0.8
+    assert not [finding for finding in lint(output, "rtx-1.7") if finding.severity == "error"]
+
+    engine = to_engine(output, tmp_path / "model.engine", precision="fp16", targets=["8.6"])
+    assert Path(engine.path).stat().st_size > 0
+    assert len(engine.sidecar.grid_samples) == file.network.warps
+    assert {entry["mode"] for entry in engine.sidecar.grid_samples} == {"bilinear"}
+
+
+def test_parity_of_a_foreign_file_and_its_mixed_one_passes_on_given_inputs(foreign, tmp_path):
+    file = foreign("try_on")
+    to_fp16(file.path, tmp_path / "model.fp16.onnx", data=file.npz)
+    assert parity(file.path, tmp_path / "model.fp16.onnx", data=file.npz, batches=(1, 3)).passed
