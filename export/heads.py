@@ -41,7 +41,8 @@ def kept_heads(
     if offsets:
         drifts = coordinate_drift(model, _rounded(model, offsets, LOW_TYPES[dtype]), runs)
         for each, drift in zip(slices, drifts, strict=True):
-            moved = drift.own_flow_p999_px
+            # Where these inputs leave no position inside the frame, others may.
+            moved = drift.own_flow_max_px if drift.own_flow_p999_px is None else drift.own_flow_p999_px
             if moved is not None and moved > TOLERANCE_PX:
                 reason = f"rounded to {dtype} it would move {each.warp.output} by {moved:.3f} px"
                 kept.update({head: reason for head in each.heads if head not in kept})
