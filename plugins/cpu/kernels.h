@@ -15,7 +15,7 @@ struct Range
 {
     int64_t first, last;
 
-    int64_t count() const
+    POSEWARP_HOST_DEVICE int64_t count() const
     {
         return last - first;
     }
