@@ -12,7 +12,7 @@ from posewarp.runtime.errors import ParityError
 _MAX_OVER_P999 = 10
 # Where a reference has no value above this, it is taken for noise around zero, and this is its scale.
 _SMALLEST_SCALE = 1e-2
-_PICTURE_CHANNELS = (1, 3, 4)
+_PICTURE_CHANNELS = (1, 3)
 _SSIM_WINDOW = 11
 
 
