@@ -90,8 +90,8 @@ def _is_known(node: NodeProto, facts: Facts) -> bool:
         plugin = runtime == "tensorrt" and node.op_type.endswith("_TRT")
         return plugin or onnx.defs.has(node.op_type, facts.opset)
     if node.domain in ("com.microsoft", "ai.onnx.ml", "com.microsoft.nchwc"):
-        # NVIDIA's parser ignores the domain of a node that bears a standard operator's name.
-        return runtime == "onnxruntime" or (runtime in GPU and node.op_type == "GridSample")
+        # OpenVINO reads many of them. NVIDIA's parser ignores the domain of a node that bears a standard name.
+        return runtime not in GPU or node.op_type == "GridSample"
     return runtime == "tensorrt" and node.domain == "trt.plugins"
 
 

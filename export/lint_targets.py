@@ -10,7 +10,6 @@ from posewarp.runtime.errors import ExportError
 RUNTIMES = ("tensorrt", "rtx", "onnxruntime", "openvino")
 _TARGET = re.compile(rf"({'|'.join(RUNTIMES)})(?:-(\d+(?:\.\d+)*))?")
 _CONDITION = re.compile(rf"({'|'.join(RUNTIMES)}|any)(?:(<|>=)(\d+(?:\.\d+)*))?")
-_LONGEST = 4  # numbers in a version
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,10 @@ class Target:
         runtime, relation, limit = match[1], match[2], _numbers(match[3])
         if runtime not in ("any", self.runtime):
             return False
-        missing = _LONGEST - len(self.version)
         if relation == "<":
-            return (*self.version, *[0] * missing) < limit
+            return self.version < limit
         if relation == ">=":
-            return (*self.version, *[float("inf")] * missing) >= limit
+            return (*self.version, float("inf")) >= limit
         return True
 
 

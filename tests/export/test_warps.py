@@ -334,6 +334,19 @@ def test_a_function_of_an_opset_that_means_the_same_is_taken_in():
     assert_same(model, rewrite_warps(model, "portable"))
 
 
+def test_a_functions_word_of_another_opset_is_put_right():
+    inner = INNER.replace("18]", "19]")
+    model = parsed(
+        'warped = f.Inner <m = "bilinear", p = "zeros"> (features, grid)',
+        inner,
+        opset=20,
+        imports=', "f" : 1',
+    )
+    rewritten = rewrite_warps(model, "gridsample")
+    assert [a.s for a in rewritten.graph.node[0].attribute if a.name == "mode"] == [b"linear"]
+    assert_same(parsed("warped = GridSample (features, grid)", opset=20), rewritten)
+
+
 def test_a_function_of_an_opset_that_means_something_else_is_refused():
     function = """<domain: "f", opset_import: ["" : 17]> Inner (x, g) => (y)
                   { z = ReduceMean <axes = [2]> (x)  y = GridSample (x, g) }"""
