@@ -13,7 +13,7 @@ from networks.one_warp import FAULTS, one_warp
 from onnx import helper
 from torch import nn
 
-from posewarp.export import polygraphy_files
+from posewarp.export import polygraphy_files, rungs
 from posewarp.export.divergence import first_divergence
 from posewarp.export.measures import TOLERANCES
 from posewarp.export.parity import app, parity
@@ -24,9 +24,12 @@ from posewarp.export.sample_data import load_inputs, read_contract
 from posewarp.export.spec import ExportSpec
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models import checkpoint
-from posewarp.runtime import command
+from posewarp.runtime import command, sidecar
 from posewarp.runtime.contract import Contract, TensorSpec
 from posewarp.runtime.errors import ContractError, DataError, ExportError, ParityError
+from posewarp.runtime.files import sha256
+from posewarp.runtime.session import Session
+from posewarp.runtime.sidecar import Sidecar
 
 HEIGHT, WIDTH = 96, 64
 
@@ -199,7 +202,7 @@ def test_recorded_inputs_are_as_many_as_they_are(files, tmp_path):
 
 
 def test_torch_against_its_onnx_passes_with_the_flow_in_pixels(exported, tmp_path):
-    made = exported("tensors")
+    made = exported("image")
     path = tmp_path / "tiny.safetensors"
     checkpoint.save(path, made.generator.state_dict(), made.generator.config)
     report = parity(path, made.path, batches=[2], data="synthetic")
@@ -263,6 +266,57 @@ def test_an_engine_that_cannot_run_is_not_executed_and_no_pass(files, tmp_path):
     assert "it cannot be run here" in str(report)
     assert "prove" not in str(report)
     assert ParityReport.from_json(report.to_json()) == report
+
+
+@pytest.fixture
+def engine(files, tmp_path, monkeypatch):
+    """A plan with its side-car, and a stand-in that runs it as a machine with a GPU would."""
+    plan = tmp_path / "model.engine"
+    plan.write_bytes(b"ftrt" + bytes(60))
+    shapes = {"min": [1, 3, HEIGHT, WIDTH], "opt": [2, 3, HEIGHT, WIDTH], "max": [2, 3, HEIGHT, WIDTH]}
+    told = Sidecar(
+        origin="built",
+        plan={"sha256": sha256(plan), "bytes": 64},
+        onnx={"name": "half.onnx", "sha256": "0"},
+        backend="tensorrt",
+        versions={},
+        precision={"half": 3, "all": 3},
+        profiles=[{"image": shapes}],
+        parity=[{"reference": "half.onnx", "model": plan.name, "status": "not executed"}],
+    )
+    sidecar.write(plan, told)
+    real, runs = Session.open, {}
+
+    def open_session(path, **options):
+        return real(runs["as"] if str(path) == str(plan) else path)
+
+    monkeypatch.setattr(rungs.Session, "open", open_session)
+
+    def run_as(name):
+        runs["as"] = files(name)
+        return plan
+
+    return run_as
+
+
+def test_an_engine_is_compared_at_its_profile_and_its_side_car_told(files, engine, monkeypatch, capsys):
+    def run(name):
+        plan = engine(name)
+        monkeypatch.setattr(sys, "argv", ["parity", str(files("half")), str(plan), "--data", "random"])
+        with pytest.raises(SystemExit) as ended:
+            command.main(app)
+        (rung,) = sidecar.read(plan).parity
+        return ended.value.code, rung
+
+    code, rung = run("reference")
+    assert (code, rung["status"], rung["reference"]) == (0, "passed", "half.onnx")
+    report = ParityReport.from_json(json.dumps(rung["report"]))
+    assert report.candidate.startswith("engine ")
+    assert report.dtype == "fp16"
+    assert [case.sizes["batch"] for case in report.cases] == [1, 2]
+    code, rung = run("swapped axes")
+    assert (code, rung["status"]) == (1, "failed")
+    assert capsys.readouterr().err.startswith("ParityError: ")
 
 
 def test_recorded_outputs_are_a_rung(files, tmp_path):
