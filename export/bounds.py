@@ -185,10 +185,7 @@ class _Bounds:
         yield from ((name, reason) for name in (node_id(node), *nodes))
         if any(self.index.nodes[name].op_type in _BOUNDING for name in nodes):
             return
-        makers = (
-            self.index.makers[s] for s in sources if s in self.index.makers and s not in self.index.constants
-        )
-        yield from ((node_id(maker), reason) for maker in makers)
+        yield from ((name, reason) for source in sources for name in self.walker.layers_of(source))
 
     def _norm(self, tensor: str) -> Iterator[str]:
         """Nodes that make a denominator, up to the features that it is the norm of."""

@@ -152,6 +152,14 @@ class Walker:
             return not set(self._shape(node.output[0])[-2:]) & set(_COORDINATES)
         return node.op_type in _LAYERS or self._adds_bias(node)
 
+    def layers_of(self, source: str) -> list[str]:
+        """Ids of the nodes that give what a walk ended at: none for inputs and constants, two with a bias apart."""
+        maker = self.index.makers.get(source)
+        if maker is None or source in self.index.constants:
+            return []
+        products = [name for name in maker.input if self._is_product(name)] if self._adds_bias(maker) else []
+        return [node_id(maker), *(node_id(self.index.makers[name]) for name in products)]
+
     def _filters_coordinates(self, node: NodeProto) -> bool:
         """A fixed filter over a flow: as few channels in and out as a flow has."""
         shape = self._shape(node.input[1])
@@ -185,11 +193,13 @@ class Walker:
         """The bias of a layer that is written as MatMul and Add."""
         if node.op_type != "Add":
             return False
-        makers = [self.index.makers.get(name) for name in node.input]
-        multiplied = any(m is not None and m.op_type == "MatMul" and self.is_layer(m) for m in makers)
-        return multiplied and any(
+        return any(map(self._is_product, node.input)) and any(
             name in self.index.constants and len(self._shape(name)) <= 1 for name in node.input
         )
+
+    def _is_product(self, tensor: str) -> bool:
+        maker = self.index.makers.get(tensor)
+        return maker is not None and maker.op_type == "MatMul" and self.is_layer(maker)
 
     def gives_position(self, head: str, grid: str, nodes: Iterable[str]) -> bool:
         """Whether ``head`` reaches ``grid``, over ``nodes``, on a way where no base grid is added to it."""

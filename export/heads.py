@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from posewarp.export.coordinates import CoordinateSlice
+from posewarp.export.coordinates import CoordinateSlice, Walker
 from posewarp.export.drift import coordinate_drift
 from posewarp.export.graph import Index, fresh_name
 from posewarp.export.half import LOW_TYPES
@@ -19,6 +19,7 @@ TOLERANCE_PX = 0.02
 
 def kept_heads(
     model: ModelProto,
+    walker: Walker,
     slices: Sequence[CoordinateSlice],
     runs: Sequence[Mapping[str, np.ndarray]],
     dtype: str,
@@ -27,6 +28,7 @@ def kept_heads(
 
     Args:
         model: flat, FP32.
+        walker: of the same.
         slices: of its warps (see ``coordinates.coordinate_slices``).
         runs: inputs by name, on which the flows are of real length.
         dtype: ``fp16`` or ``bf16``.
@@ -46,9 +48,7 @@ def kept_heads(
             if moved is not None and moved > TOLERANCE_PX:
                 reason = f"rounded to {dtype} it would move {each.warp.output} by {moved:.3f} px"
                 kept.update({head: reason for head in each.heads if head not in kept})
-    index = Index(model)
-    by_node = {name: node for node, found in index.nodes.items() for name in found.output}
-    return {by_node[head]: reason for head, reason in kept.items()}
+    return {name: reason for head, reason in kept.items() for name in walker.layers_of(head)}
 
 
 def _rounded(model: ModelProto, tensors: set[str], low_type: int) -> ModelProto:

@@ -93,7 +93,7 @@ class ParityReport:
     def to_json(self) -> str:
         """Strict JSON: what is infinite or no number is a string, ``inf`` or ``nan``."""
         data = {"format": FORMAT, "status": self.status, "failures": self.failures, **asdict(self)}
-        return json.dumps(_plain(data), indent=1, allow_nan=False) + "\n"
+        return json.dumps(plain(data), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ParityReport:
@@ -128,8 +128,8 @@ class ParityReport:
         if self.not_executed is not None:
             return "\n".join([*lines, f"  {self.not_executed}", *(f"  {note}" for note in self.notes)])
         lines.append(f"  inputs: {self.data}; tolerances of {self.dtype}")
-        lines += [f"  {_line(case.label, output)}" for case in self.cases for output in case.outputs]
-        lines += [f"  {_drift_line(warp)}" for warp in self.warps]
+        lines += [f"  {output_line(case.label, output)}" for case in self.cases for output in case.outputs]
+        lines += [f"  {drift_line(warp)}" for warp in self.warps]
         if self.divergence is not None:
             lines.append(f"  {self.divergence}")
         return "\n".join(
@@ -137,7 +137,8 @@ class ParityReport:
         )
 
 
-def _line(label: str, output: OutputMeasures) -> str:
+def output_line(label: str, output: OutputMeasures) -> str:
+    """One line of a report on an output."""
     if output.non_finite:
         return f"{output.output}, {label}: {output.non_finite} values are NaN or infinite"
     ssim = "" if output.ssim is None else f", SSIM {output.ssim:.5f}"
@@ -148,7 +149,9 @@ def _line(label: str, output: OutputMeasures) -> str:
     )
 
 
-def _drift_line(warp: WarpDrift) -> str:
+def drift_line(warp: WarpDrift) -> str:
+    """One line of a report on a warp."""
+
     def px(value: float | None) -> str:
         return "not measured" if value is None else f"{value:.2g} px"
 
@@ -159,13 +162,14 @@ def _drift_line(warp: WarpDrift) -> str:
     return f"{said} ({warp.note})" if warp.note else said
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """For strict JSON: numbers that it does not have, as strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 
 from posewarp.export.drift import WarpDrift
 from posewarp.export.graph import Index, inline_functions, node_id, tensor_types
 from posewarp.export.measures import OutputMeasures
+from posewarp.export.parity_report import drift_line, output_line, plain
 from posewarp.export.ranges import Range
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -67,26 +69,19 @@ class Fp16Report:
     notes: tuple[str, ...]
     seconds: float
 
+    def to_json(self) -> str:
+        """Strict JSON: what is infinite is a string, ``inf``."""
+        return json.dumps(plain(asdict(self)), indent=1, allow_nan=False) + "\n"
+
     def __str__(self) -> str:
         lines = [
             f"{self.path}: {self.mib:.1f} MiB, {self.dtype}, warps {self.warp}, {self.seconds:.0f} s",
             f"  {self.dtype}: {self.share_by_count:.1%} of {self.products} Conv, ConvTranspose, Gemm and MatMul, "
             f"{self.share_by_flops:.1%} of their FLOPs",
             f"  on {self.data}, {self.dtype} emulated on the CPU (a model of an engine, not a bound):",
-            *(
-                f"    {each.output}: PSNR {each.psnr_db:.1f} dB, p99.9 {each.p999_abs:.2g}, max {each.max_abs:.2g}, "
-                f"cosine {each.cosine:.6f}"
-                for each in self.parity
-            ),
+            *(f"    {output_line(self.dtype, each)}" for each in self.parity),
+            *(f"    {drift_line(drift)}" for drift in self.drifts),
         ]
-        for drift in self.drifts:
-            same, own = drift.same_flow_p999_px, drift.own_flow_p999_px
-            figures = [
-                f"{px:.4f} px {what}"
-                for px, what in ((own, "whole"), (same, "with the same flow"))
-                if px is not None
-            ]
-            lines.append(f"    warp {drift.warp} moved by {', '.join(figures) or drift.note}")
         lines.append(f"  fp32: {len(self.kept)} nodes")
         for reason, count in Counter(kept.reason for kept in self.kept).items():
             nodes = [kept for kept in self.kept if kept.reason == reason]
@@ -108,7 +103,7 @@ def shares(model: ModelProto, mixed: ModelProto, ranges: Mapping[str, Range]) ->
     index, types, converted = Index(model), tensor_types(model), inline_functions(mixed)
     mixed_types = tensor_types(converted)
 
-    def products(found: Index) -> list:
+    def products(found: Index) -> list[NodeProto]:
         return [node for node in found.nodes.values() if node.op_type in PRODUCTS]
 
     flops, low = [], []
@@ -122,11 +117,14 @@ def shares(model: ModelProto, mixed: ModelProto, ranges: Mapping[str, Range]) ->
     return len(flops), float(np.mean(low)), share
 
 
-def _flops(node, index: Index, ranges: Mapping[str, Range], types: Mapping) -> float:
+def _flops(
+    node: NodeProto, index: Index, ranges: Mapping[str, Range], types: Mapping[str, TypeProto.Tensor]
+) -> float:
     """Multiplications and additions of one run, each counted."""
     elements = [ranges[name].elements if name in ranges else 0.0 for name in (*node.input[:2], node_id(node))]
     weight = index.constants.get(node.input[1])
-    sizes = list(weight.dims) if weight is not None else [d.dim_value for d in types[node.input[1]].shape.dim]
+    dynamic = types.get(node.input[1], TypeProto.Tensor())
+    sizes = list(weight.dims) if weight is not None else [d.dim_value for d in dynamic.shape.dim]
     if node.op_type in ("Conv", "ConvTranspose"):
         each = np.prod(sizes) / max(sizes[0], 1)  # of Conv's outputs, of ConvTranspose's inputs
         return 2.0 * each * elements[2 if node.op_type == "Conv" else 0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +17,7 @@ from posewarp.export.bounds import bounded_nodes
 from posewarp.export.coordinates import CoordinateSlice, Walker, coordinate_slices, input_nodes
 from posewarp.export.execution import open_model
 from posewarp.export.gate import Gate, Verdict
-from posewarp.export.graph import Index, inline_functions, load_model, node_id, save_model
+from posewarp.export.graph import Index, inline_functions, load_model, save_model
 from posewarp.export.half import LOW_TYPES, PRECISION_KEY, convert, refuse_mixed
 from posewarp.export.heads import kept_heads
 from posewarp.export.precision_report import Fp16Report, KeptNode, shares
@@ -98,7 +97,7 @@ def to_fp16(
     kept = {
         **bounded_nodes(walker, ranges, dtype),
         **{name: f"heat map or encoding of input {source}" for name, source in input_nodes(walker).items()},
-        **kept_heads(model, slices, runs[:1], dtype),
+        **kept_heads(model, walker, slices, runs[:1], dtype),
         **{name: f"computes where {each.warp.output} samples" for each in slices for name in each.nodes},
     }
     if spelling == "gridsample":
@@ -155,9 +154,7 @@ def _pass(
     verdict = gate.judge(convert(model, kept, gate.dtype))
     depth = 1
     while verdict.moved:
-        further = _makers_of_flows(
-            model, [s for s in slices if s.warp.output in verdict.moved], depth, walker
-        )
+        further = _makers_of_flows([s for s in slices if s.warp.output in verdict.moved], depth, walker)
         if not set(further) - set(kept):
             break
         kept = {**further, **kept}
@@ -184,20 +181,19 @@ def _pass(
     return kept, verdict
 
 
-def _makers_of_flows(
-    model: ModelProto, slices: list[CoordinateSlice], depth: int, walker: Walker
-) -> dict[str, str]:
+def _makers_of_flows(slices: list[CoordinateSlice], depth: int, walker: Walker) -> dict[str, str]:
     """The layers that make a flow, down to ``depth`` layers from it, with what is between them."""
     found: dict[str, str] = {}
     for each in slices:
         reason = f"makes the flow of {each.warp.output}, which would move by more than its limit"
-        tensors = list(each.heads)
+        tensors = each.heads
         for _ in range(depth):
-            makers = [walker.index.makers[name] for name in tensors if name in walker.index.makers]
-            found.update((node_id(maker), reason) for maker in makers)
-            nodes, tensors = walker.back([name for maker in makers for name in maker.input])
-            found.update(dict.fromkeys(nodes, reason))
-    return {name: reason for name, reason in found.items() if name in walker.index.nodes}
+            layers = [name for tensor in tensors for name in walker.layers_of(tensor)]
+            nodes, tensors = walker.back(
+                [name for layer in layers for name in walker.index.nodes[layer].input]
+            )
+            found.update(dict.fromkeys((*layers, *nodes), reason))
+    return found
 
 
 def _check(mixed: ModelProto) -> None:
@@ -266,6 +262,10 @@ def _command(
     """Convert to FP16 or BF16 with every sampling coordinate in FP32, judged by emulation before it is written."""
     if json_path:
         check_writable(json_path, ExportError)
+    print(
+        f"converting {model}; it is run in fp32 and in emulated {dtype.value}, which takes a while ...",
+        flush=True,
+    )
     report = to_fp16(
         model,
         output,
@@ -278,7 +278,7 @@ def _command(
     print(report)
     if json_path:
         with atomic_write(json_path, ExportError) as temporary:
-            temporary.write_text(json.dumps(asdict(report), indent=2))
+            temporary.write_text(report.to_json())
 
 
 if __name__ == "__main__":

@@ -150,6 +150,25 @@ def test_a_layer_that_gives_positions_is_fp32(write):
     assert {each.node: each.reason for each in report.kept}["flow"].startswith("flow is a position of y")
 
 
+def test_a_regressor_written_as_product_and_bias_is_fp32_whole(write):
+    text = """(float[n,4,8,256] x) => (float[n,4,8,256] y)
+        { pooled = GlobalAveragePool(x) flat = Flatten(pooled) product = MatMul(flat, fc) theta6 = Add(product, bias)
+          theta = Reshape(theta6, two_three) turned = Transpose <perm = [0,2,1]> (theta) points = MatMul(base, turned)
+          grid = Reshape(points, grid_shape) y = GridSample <align_corners = 1> (x, grid) }"""
+    x, y = (each.ravel() for each in np.meshgrid(np.linspace(-1, 1, 256), np.linspace(-1, 1, 8)))
+    constants = {
+        "fc": (0.01 * RNG.standard_normal((4, 6))).astype(np.float32),
+        "bias": np.float32([1, 0, 0, 0, 1, 0]),
+        "two_three": np.array([0, 2, 3]),
+        "base": np.stack((x, y, np.ones_like(x)), -1).astype(np.float32),
+        "grid_shape": np.array([0, 8, 256, 2]),
+    }
+    path = write(text, smooth(), **constants)
+    report = to_fp16(path, data=path.with_suffix(".npz"))
+    assert {"product", "theta6", "points"} <= {each.node for each in report.kept}
+    assert report.drifts[0].own_flow_max_px < 0.01
+
+
 def test_no_file_is_left_of_a_failed_gate(write):
     path = write(FLOW % "Add(scaled, base)", smooth(), **flow_of(4))
     before = files(path.parent)
