@@ -11,11 +11,11 @@ from posewarp.export.warps import rewrite_warps
 CHANNELS = (64, 128, 256)
 
 
-def large_warps(size: int = 256, seed: int = 0) -> ModelProto:
+def large_warps(align_corners: bool, size: int = 256, seed: int = 0) -> ModelProto:
     """An encoder of three scales, each scale's features warped by one motion field, a decoder that joins them.
 
-    Inputs ``source`` (B, 3, size, size) and ``motion`` (B, 2, size/4, size/4), absolute positions in -1..1 with
-    align_corners=False; output ``animated`` (B, 3, size, size). Random weights; the warps are spelled portably.
+    Inputs ``source`` (B, 3, size, size) and ``motion`` (B, 2, size/4, size/4), absolute positions in -1..1;
+    output ``animated`` (B, 3, size, size). Random weights; the warps are spelled portably.
     """
     rng = np.random.default_rng(seed)
     nodes, weights = [], []
@@ -52,7 +52,7 @@ def large_warps(size: int = 256, seed: int = 0) -> ModelProto:
             f"warped{scale}",
             mode="bilinear",
             padding_mode="zeros",
-            align_corners=0,
+            align_corners=int(align_corners),
         )
         joined = warped if joined is None else add("Add", [warped, joined], f"joined{scale}")
         if scale > 0:
@@ -79,7 +79,7 @@ def large_warps(size: int = 256, seed: int = 0) -> ModelProto:
 def large_warps_feeds(size: int = 256, batch: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
     """A smooth random picture, and a motion of up to a tenth of its size."""
     rng = np.random.default_rng(seed)
-    ticks = (2 * np.arange(size // 4) + 1) / (size // 4) - 1  # pixel centres, align_corners=False
+    ticks = (2 * np.arange(size // 4) + 1) / (size // 4) - 1  # pixel centres, -1 and 1 the outer edges
     y, x = np.meshgrid(ticks, ticks, indexing="ij")
     phase = rng.uniform(0, 6, (batch, 1, 1))
     motion = np.stack([x + 0.2 * np.sin(4 * y + phase), y + 0.2 * np.cos(3 * x + phase)], 1)

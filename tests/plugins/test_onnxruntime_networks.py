@@ -106,7 +106,7 @@ def test_plugin_spelling_gives_what_the_portable_one_gives(network, library, tmp
 
 
 def test_network_of_large_warps_takes_the_operator(library, tmp_path, monkeypatch):
-    onnx.save(large_warps(32), path := tmp_path / "large_warps.onnx")
+    onnx.save(large_warps(True, 32), path := tmp_path / "large_warps.onnx")
     feeds = large_warps_feeds(32)
     assert warps_executed(path, feeds, monkeypatch, plugins=[library]) == ["MixedGridSample"] * 3
 
