@@ -98,12 +98,13 @@ class _Pair:
         self._inside: list[np.ndarray] = []
         self._all: list[np.ndarray] = []
         self.wanted: list[str] = []  # of the reference's tensors
-        if warp.grid not in _made(reference) or self.partner.grid not in _made(converted):
-            self.note = "its grid is made inside the body of an If, Loop or Scan"
+        made = _made(reference)
+        if not {warp.grid, warp.features} <= made or self.partner.grid not in _made(converted):
+            self.note = "its grid or features are made inside the body of an If, Loop or Scan"
             if partner is None:
                 self.note = f"the other graph has no such warp, and no tensor {warp.grid!r}"
             return
-        reached = _slice(reference, warp.grid, set(heads), at_sizes=True)[1].values()
+        reached = _slice(reference, warp.grid, made & set(heads), at_sizes=True)[1].values()
         # What both slices are fed besides the inputs: what layers give, and sizes.
         self.stops = [name for name in reached if not _is_input(reference, name)]
         self.wanted = [warp.grid, *self.stops]

@@ -45,9 +45,13 @@ def kept_heads(
         for each, drift in zip(slices, drifts, strict=True):
             # Where these inputs leave no position inside the frame, others may.
             moved = drift.own_flow_max_px if drift.own_flow_p999_px is None else drift.own_flow_p999_px
-            if moved is not None and moved > TOLERANCE_PX:
+            if moved is None:
+                reason = f"what its rounding does to {each.warp.output} cannot be measured: {drift.note}"
+            elif moved > TOLERANCE_PX:
                 reason = f"rounded to {dtype} it would move {each.warp.output} by {moved:.3f} px"
-                kept.update({head: reason for head in each.heads if head not in kept})
+            else:
+                continue
+            kept.update({head: reason for head in each.heads if head not in kept})
     return {name: reason for head, reason in kept.items() for name in walker.layers_of(head)}
 
 

@@ -135,7 +135,9 @@ def test_a_grid_inside_a_body_is_said():
     model = wrapped()
     feeds = load_inputs("random", read_contract(model))
     drifts = coordinate_drift(model, model, feeds)
-    assert {drift.note for drift in drifts} == {"its grid is made inside the body of an If, Loop or Scan"}
+    assert {drift.note for drift in drifts} == {
+        "its grid or features are made inside the body of an If, Loop or Scan"
+    }
 
 
 def test_numbers_against_nan_are_infinitely_far():

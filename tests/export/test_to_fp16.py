@@ -169,6 +169,29 @@ def test_a_regressor_written_as_product_and_bias_is_fp32_whole(write):
     assert report.drifts[0].own_flow_max_px < 0.01
 
 
+def test_warps_of_a_loop_and_of_a_branch_are_converted(write):
+    """An iterative flow: the loop looks features up where its carried grid says, and moves it."""
+    text = """(float[n,4,8,256] x, bool take, int64 trips) => (float[n,4,8,256] y) {
+        f = Conv <pads = [1,1,1,1]> (x, w4) flow = Conv <pads = [1,1,1,1]> (f, w) go = Cast <to = 9> (trips)
+        turned = Transpose <perm = [0,2,3,1]> (flow) scaled = Mul(turned, per_px) start = Add(scaled, base)
+        grid, seen = Loop (trips, go, start, f) <body = b (int64 i, bool c, float[n,8,256,2] p, float[n,4,8,256] h)
+            => (bool d, float[n,8,256,2] q, float[n,4,8,256] k) {
+            d = Identity(c) look = GridSample <align_corners = 1> (h, p) k = Relu(look)
+            step = Conv <pads = [1,1,1,1]> (look, w) last = Transpose <perm = [0,2,3,1]> (step)
+            small = Mul(last, per_px) q = Add(p, small) }>
+        y = If (take) <then_branch = t () => (float[n,4,8,256] r) { r = GridSample <align_corners = 1> (seen, grid) },
+                       else_branch = e () => (float[n,4,8,256] s) { s = Identity(f) }> }"""
+    w4 = (RNG.standard_normal((4, 4, 3, 3)) / 6).astype(np.float32)
+    path = write(text, smooth(1) | {"take": np.array(True), "trips": np.array(3)}, w4=w4, **flow_of(2))
+    report = to_fp16(path, data=path.with_suffix(".npz"))
+    assert {"q", "small", "last", "start", "scaled"} <= {each.node for each in report.kept}
+    assert "cannot be measured" in {each.node: each.reason for each in report.kept}["step"]
+    types = kinds(report.path)
+    assert (types["h"], types["p"], types["look"], types["r"]) == (TensorProto.FLOAT16, TensorProto.FLOAT) + (
+        TensorProto.FLOAT16,
+    ) * 2
+
+
 def test_no_file_is_left_of_a_failed_gate(write):
     path = write(FLOW % "Add(scaled, base)", smooth(), **flow_of(4))
     before = files(path.parent)
