@@ -87,10 +87,10 @@ POSEWARP_HOST_DEVICE constexpr char const* findProblem(Sizes const& s, Attribute
                                                   : nullptr;
 }
 
-// One point's taps. pixel[i] is an offset within one channel's plane or volume, or -1 for a tap that lies outside and
+// One point's taps (of several points, if Index and Real are vectors). pixel[i] is an offset within one channel's plane or volume, or -1 for a tap that lies outside and
 // counts as a zero pixel. Nearest has one pixel and no use for its weight; bicubic has 4 rows of 4 pixels and
 // weight[0..3] along x, weight[4..7] along y; bilinear has a weight a pixel.
-template <Mode kMODE, int kRANK, typename Index = int64_t>
+template <Mode kMODE, int kRANK, typename Index = int64_t, typename Real = float>
 struct Taps
 {
     static_assert(kRANK == 2 || kRANK == 3, "images or volumes");
@@ -99,7 +99,7 @@ struct Taps
     static constexpr int kWEIGHTS = kMODE == Mode::kBICUBIC ? 8 : kPIXELS;
 
     Index pixel[kPIXELS];
-    float weight[kWEIGHTS];
+    Real weight[kWEIGHTS];
 };
 
 // value * weight + total: fused where that is one instruction. More types may have their own.
@@ -121,7 +121,8 @@ POSEWARP_HOST_DEVICE float multiplyAdd(float value, float weight, float total)
 namespace detail
 {
 
-// fp32 operations, each rounded once, that no compiler may merge.
+// What the position half is made of: fp32 operations, each rounded once, that no compiler may merge. A vector of points
+// brings its own of the same names.
 POSEWARP_HOST_DEVICE float add(float a, float b)
 {
 #if defined(__CUDA_ARCH__)
@@ -159,63 +160,34 @@ POSEWARP_HOST_DEVICE float divide(float a, float b)
 #endif
 }
 
-// The last pixel for NaN in volumes, the first in images: PyTorch's two CPU kernels differ.
-template <int kRANK>
-POSEWARP_HOST_DEVICE float clip(float x, int64_t size)
+POSEWARP_HOST_DEVICE float remainder(float a, float b)
 {
-    float const last = static_cast<float>(size - 1);
-    float const atLeastZero = kRANK == 2 ? (x > 0.0F ? x : 0.0F) : (x < 0.0F ? 0.0F : x);
-    return atLeastZero < last ? atLeastZero : last;
+    return fmodf(a, b);
 }
 
-// Mirror at the centres (alignCorners) or at the outer edges of the outer pixels. NaN for infinity.
-// PyTorch's kernel for volumes takes the exact remainder, the one for images truncates a quotient.
-template <int kRANK>
-POSEWARP_HOST_DEVICE float reflect(float x, int64_t size, bool alignCorners)
+POSEWARP_HOST_DEVICE float magnitude(float x)
 {
-    if (alignCorners && size == 1)
-    {
-        return 0.0F;
-    }
-    float const low = alignCorners ? 0.0F : -0.5F;
-    float const span = static_cast<float>(alignCorners ? size - 1 : size);
-    float const distance = fabsf(add(x, -low));
-    if (kRANK == 3)
-    {
-        float const extra = fmodf(distance, span);
-        bool const even = fmodf(floorf(divide(distance, span)), 2.0F) == 0.0F;
-        return add(even ? extra : add(span, -extra), low);
-    }
-    float const twice = 2.0F * span;
-    float const extra = fuse(-truncf(divide(distance, twice)), twice, distance);
-    float const back = add(twice, -extra);
-    return add(back < extra ? back : extra, low);
+    return fabsf(x);
 }
 
-// Where a tap at x goes: x itself, or where the padding sends it.
-template <int kRANK>
-POSEWARP_HOST_DEVICE float pad(float x, int64_t size, Attributes const& attributes)
+POSEWARP_HOST_DEVICE float roundDown(float x)
 {
-    if (attributes.padding == Padding::kZEROS)
-    {
-        return x;
-    }
-    return clip<kRANK>(
-        attributes.padding == Padding::kREFLECTION ? reflect<kRANK>(x, size, attributes.alignCorners) : x, size);
+    return floorf(x);
 }
 
-// Grid value (-1..1) to pixel coordinate (pixel centres at integers).
-template <int kRANK>
-POSEWARP_HOST_DEVICE float toPixel(float value, int64_t size, bool alignCorners)
+POSEWARP_HOST_DEVICE float roundToZero(float x)
 {
-    float const fromLeft = add(value, 1.0F);
-    if (alignCorners)
-    {
-        return multiply(fromLeft, static_cast<float>(size - 1) * 0.5F);
-    }
-    // Equal but where the product overflows: as PyTorch's two kernels have it.
-    return kRANK == 2 ? fuse(fromLeft, static_cast<float>(size) * 0.5F, -0.5F)
-                      : add(multiply(fromLeft, static_cast<float>(size)), -1.0F) * 0.5F;
+    return truncf(x);
+}
+
+POSEWARP_HOST_DEVICE float roundToEven(float x)
+{
+    return nearbyintf(x);
+}
+
+POSEWARP_HOST_DEVICE float select(bool condition, float a, float b)
+{
+    return condition ? a : b;
 }
 
 // Whole-numbered x plus step as an index, or -1 when outside [0, size). Compared in float first, so the cast is
@@ -230,52 +202,128 @@ POSEWARP_HOST_DEVICE int64_t toIndex(float x, int step, int64_t size)
     return index < size ? index : -1;
 }
 
-// The two neighbours along one axis, bilinear.
-struct Pair
+// The pixel in row `outer` of rows of `size` pixels; -1 if either lies outside.
+POSEWARP_HOST_DEVICE int64_t combine(int64_t outer, int64_t size, int64_t inner)
 {
-    int64_t index[2];
-    float weight[2];
+    return outer >= 0 && inner >= 0 ? outer * size + inner : -1;
+}
+
+POSEWARP_HOST_DEVICE float zeroOutside(int64_t pixel, float weight)
+{
+    return pixel >= 0 ? weight : 0.0F;
+}
+
+// The last pixel for NaN in volumes, the first in images: PyTorch's two CPU kernels differ.
+template <int kRANK, typename Real>
+POSEWARP_HOST_DEVICE Real clip(Real x, int64_t size)
+{
+    Real const zero{0.0F}, last{static_cast<float>(size - 1)};
+    Real const atLeastZero = kRANK == 2 ? select(x > zero, x, zero) : select(x < zero, zero, x);
+    return select(atLeastZero < last, atLeastZero, last);
+}
+
+// Mirror at the centres (alignCorners) or at the outer edges of the outer pixels. NaN for infinity.
+// PyTorch's kernel for volumes takes the exact remainder, the one for images truncates a quotient.
+template <int kRANK, typename Real>
+POSEWARP_HOST_DEVICE Real reflect(Real x, int64_t size, bool alignCorners)
+{
+    if (alignCorners && size == 1)
+    {
+        return Real{0.0F};
+    }
+    Real const low{alignCorners ? 0.0F : -0.5F};
+    Real const span{static_cast<float>(alignCorners ? size - 1 : size)};
+    Real const distance = magnitude(add(x, -low));
+    if constexpr (kRANK == 3)
+    {
+        Real const extra = remainder(distance, span);
+        Real const oddFlips = remainder(roundDown(divide(distance, span)), Real{2.0F});
+        return add(select(oddFlips == Real{0.0F}, extra, add(span, -extra)), low);
+    }
+    else
+    {
+        Real const twice = multiply(Real{2.0F}, span);
+        Real const extra = fuse(-roundToZero(divide(distance, twice)), twice, distance);
+        Real const back = add(twice, -extra);
+        return add(select(back < extra, back, extra), low);
+    }
+}
+
+// Where a tap at x goes: x itself, or where the padding sends it.
+template <int kRANK, typename Real>
+POSEWARP_HOST_DEVICE Real pad(Real x, int64_t size, Attributes const& attributes)
+{
+    if (attributes.padding == Padding::kZEROS)
+    {
+        return x;
+    }
+    return clip<kRANK>(
+        attributes.padding == Padding::kREFLECTION ? reflect<kRANK>(x, size, attributes.alignCorners) : x, size);
+}
+
+// Grid value (-1..1) to pixel coordinate (pixel centres at integers).
+template <int kRANK, typename Real>
+POSEWARP_HOST_DEVICE Real toPixel(Real value, int64_t size, bool alignCorners)
+{
+    Real const fromLeft = add(value, Real{1.0F});
+    if (alignCorners)
+    {
+        return multiply(fromLeft, Real{static_cast<float>(size - 1) * 0.5F});
+    }
+    // Equal but for the last bit, and where the product overflows: as PyTorch's two kernels have it.
+    Real const whole{static_cast<float>(size)}, half{0.5F};
+    return kRANK == 2 ? fuse(fromLeft, multiply(whole, half), -half)
+                      : multiply(add(multiply(fromLeft, whole), Real{-1.0F}), half);
+}
+
+// The neighbours along one axis.
+template <int kTAPS, typename Real>
+struct Axis
+{
+    decltype(toIndex(Real{0.0F}, 0, 0)) index[kTAPS];
+    Real weight[kTAPS];
 };
 
-template <int kRANK>
-POSEWARP_HOST_DEVICE Pair locatePair(float value, int64_t size, Attributes const& attributes)
+template <int kRANK, typename Real>
+POSEWARP_HOST_DEVICE Axis<2, Real> locateLinear(Real value, int64_t size, Attributes const& attributes)
 {
-    float const x = pad<kRANK>(toPixel<kRANK>(value, size, attributes.alignCorners), size, attributes);
-    float const low = floorf(x);
-    float const toLow = add(x, -low);
-    float const toHigh = kRANK == 2 ? add(1.0F, -toLow) : add(add(low, 1.0F), -x);
+    Real const x = pad<kRANK>(toPixel<kRANK>(value, size, attributes.alignCorners), size, attributes);
+    Real const one{1.0F}, low = roundDown(x);
+    Real const toLow = add(x, -low);
+    Real const toHigh = kRANK == 2 ? add(one, -toLow) : add(add(low, one), -x);
     return {{toIndex(low, 0, size), toIndex(low, 1, size)}, {toHigh, toLow}};
 }
 
-// The four neighbours along one axis, bicubic: each tap is padded by itself.
-struct Quad
+// Keys' kernel with a = -0.75 at distance x: within 1 pixel, and between 1 and 2. PyTorch fuses the first only.
+template <typename Real>
+POSEWARP_HOST_DEVICE Real cubicNear(Real x)
 {
-    int64_t index[4];
-    float weight[4];
-};
-
-// Keys' kernel with a = -0.75 at distance x: within 1 pixel, and between 1 and 2.
-POSEWARP_HOST_DEVICE float cubicNear(float x)
-{
-    return fuse(multiply(fuse(1.25F, x, -2.25F), x), x, 1.0F);
+    return fuse(multiply(fuse(Real{1.25F}, x, Real{-2.25F}), x), x, Real{1.0F});
 }
 
-POSEWARP_HOST_DEVICE float cubicFar(float x)
+template <typename Real>
+POSEWARP_HOST_DEVICE Real cubicFar(Real x)
 {
-    return add(multiply(add(multiply(add(multiply(-0.75F, x), 3.75F), x), -6.0F), x), 3.0F);
+    Real const square = add(multiply(add(multiply(Real{-0.75F}, x), Real{3.75F}), x), Real{-6.0F});
+    return add(multiply(square, x), Real{3.0F});
 }
 
-POSEWARP_HOST_DEVICE Quad locateQuad(float value, int64_t size, Attributes const& attributes)
+// Each tap of a bicubic sample is padded by itself.
+template <typename Real>
+POSEWARP_HOST_DEVICE auto toPaddedIndex(Real low, float step, int64_t size, Attributes const& attributes)
 {
-    float const x = toPixel<2>(value, size, attributes.alignCorners);
-    float const low = floorf(x);
-    float const t = add(x, -low);
-    Quad quad = {{}, {cubicFar(add(t, 1.0F)), cubicNear(t), cubicNear(add(1.0F, -t)), cubicFar(add(2.0F, -t))}};
-    for (int i = 0; i < 4; ++i)
-    {
-        quad.index[i] = toIndex(truncf(pad<2>(add(low, static_cast<float>(i - 1)), size, attributes)), 0, size);
-    }
-    return quad;
+    return toIndex(roundToZero(pad<2>(add(low, Real{step}), size, attributes)), 0, size);
+}
+
+template <typename Real>
+POSEWARP_HOST_DEVICE Axis<4, Real> locateCubic(Real value, int64_t size, Attributes const& attributes)
+{
+    Real const x = toPixel<2>(value, size, attributes.alignCorners);
+    Real const one{1.0F}, low = roundDown(x);
+    Real const t = add(x, -low);
+    return {{toPaddedIndex(low, -1.0F, size, attributes), toPaddedIndex(low, 0.0F, size, attributes),
+                toPaddedIndex(low, 1.0F, size, attributes), toPaddedIndex(low, 2.0F, size, attributes)},
+        {cubicFar(add(t, one)), cubicNear(t), cubicNear(add(one, -t)), cubicFar(add(Real{2.0F}, -t))}};
 }
 
 // The sum of four products, in PyTorch's order.
@@ -295,55 +343,59 @@ POSEWARP_HOST_DEVICE auto sumFour(Index const* pixel, float const* weight, Load 
 } // namespace detail
 
 // Where one grid point samples. point: spatialRank values, x first, then y, then z.
-template <Mode kMODE, int kRANK, typename Index = int64_t>
-POSEWARP_HOST_DEVICE Taps<kMODE, kRANK, Index> locate(
-    float const* point, Sizes const& sizes, Attributes const& attributes)
+template <Mode kMODE, int kRANK, typename Index = int64_t, typename Real = float>
+POSEWARP_HOST_DEVICE Taps<kMODE, kRANK, Index, Real> locate(
+    Real const* point, Sizes const& sizes, Attributes const& attributes)
 {
     using namespace detail;
-    Taps<kMODE, kRANK, Index> taps{};
+    Taps<kMODE, kRANK, Index, Real> taps{};
     if constexpr (kMODE == Mode::kNEAREST)
     {
-        int64_t pixel = 0;
         int64_t const extent[3] = {sizes.width, sizes.height, sizes.depth};
-        for (int axis = kRANK - 1; axis >= 0; --axis)
+        decltype(toIndex(point[0], 0, 0)) index[kRANK];
+        for (int axis = 0; axis < kRANK; ++axis)
         {
-            float const x = pad<kRANK>(
-                toPixel<kRANK>(point[axis], extent[axis], attributes.alignCorners), extent[axis], attributes);
-            int64_t const index = toIndex(nearbyintf(x), 0, extent[axis]);
-            pixel = pixel < 0 || index < 0 ? -1 : pixel * extent[axis] + index;
+            Real const x = toPixel<kRANK>(point[axis], extent[axis], attributes.alignCorners);
+            index[axis] = toIndex(roundToEven(pad<kRANK>(x, extent[axis], attributes)), 0, extent[axis]);
         }
-        taps.pixel[0] = static_cast<Index>(pixel);
-        taps.weight[0] = 1.0F;
+        auto const row = kRANK == 3 ? combine(index[kRANK - 1], sizes.height, index[1]) : index[1];
+        taps.pixel[0] = static_cast<Index>(combine(row, sizes.width, index[0]));
+        taps.weight[0] = Real{1.0F};
     }
     else if constexpr (kMODE == Mode::kBICUBIC)
     {
-        Quad const x = locateQuad(point[0], sizes.width, attributes);
-        Quad const y = locateQuad(point[1], sizes.height, attributes);
+        Axis<4, Real> const x = locateCubic(point[0], sizes.width, attributes);
+        Axis<4, Real> const y = locateCubic(point[1], sizes.height, attributes);
         for (int i = 0; i < 4; ++i)
         {
             taps.weight[i] = x.weight[i];
             taps.weight[4 + i] = y.weight[i];
             for (int j = 0; j < 4; ++j)
             {
-                bool const inside = x.index[j] >= 0 && y.index[i] >= 0;
-                taps.pixel[4 * i + j] = static_cast<Index>(inside ? y.index[i] * sizes.width + x.index[j] : -1);
+                taps.pixel[4 * i + j] = static_cast<Index>(combine(y.index[i], sizes.width, x.index[j]));
             }
         }
     }
     else
     {
-        Pair const x = locatePair<kRANK>(point[0], sizes.width, attributes);
-        Pair const y = locatePair<kRANK>(point[1], sizes.height, attributes);
-        Pair const z = kRANK == 3 ? locatePair<kRANK>(point[kRANK - 1], sizes.depth, attributes) : Pair{{0, 0}, {1, 1}};
-        for (int i = 0; i < Taps<kMODE, kRANK, Index>::kPIXELS; ++i)
+        Axis<2, Real> const x = locateLinear<kRANK>(point[0], sizes.width, attributes);
+        Axis<2, Real> const y = locateLinear<kRANK>(point[1], sizes.height, attributes);
+        for (int i = 0; i < 4; ++i)
         {
-            int const ix = i & 1, iy = (i >> 1) & 1, iz = i >> 2;
-            bool const inside = x.index[ix] >= 0 && y.index[iy] >= 0 && z.index[iz] >= 0;
-            taps.pixel[i]
-                = static_cast<Index>(inside ? (z.index[iz] * sizes.height + y.index[iy]) * sizes.width + x.index[ix] : -1);
-            float const plane = multiply(x.weight[ix], y.weight[iy]);
-            // A NaN weight makes an image's output NaN and leaves a volume's at 0, as in PyTorch.
-            taps.weight[i] = kRANK == 2 ? plane : inside ? multiply(plane, z.weight[iz]) : 0.0F;
+            taps.pixel[i] = static_cast<Index>(combine(y.index[i >> 1], sizes.width, x.index[i & 1]));
+            taps.weight[i] = multiply(x.weight[i & 1], y.weight[i >> 1]);
+        }
+        if constexpr (kRANK == 3)
+        {
+            Axis<2, Real> const z = locateLinear<3>(point[2], sizes.depth, attributes);
+            for (int i = 7; i >= 0; --i)
+            {
+                auto const row = combine(z.index[i >> 2], sizes.height, y.index[i >> 1 & 1]);
+                auto const pixel = combine(row, sizes.width, x.index[i & 1]);
+                taps.pixel[i] = static_cast<Index>(pixel);
+                // What lies outside is skipped, as in PyTorch: a NaN weight makes an image's output NaN, not a volume's.
+                taps.weight[i] = zeroOutside(pixel, multiply(taps.weight[i & 3], z.weight[i >> 2]));
+            }
         }
     }
     return taps;

@@ -13,22 +13,36 @@ namespace posewarp::cpu
 namespace
 {
 
-// Channels of one pixel, or pixels of one channel.
+typedef float Floats __attribute__((vector_size(4 * kLANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * kLANES)));
+
+// Channels of one pixel, pixels of one channel, or a value of several points.
 struct Lanes
 {
-    typedef float Vector __attribute__((vector_size(4 * kLANES)));
-    Vector mVector;
+    Floats mVector;
 
-    POSEWARP_INLINE Lanes operator*(float weight) const
+    Lanes() = default;
+
+    POSEWARP_INLINE Lanes(Floats vector)
+        : mVector(vector)
     {
-        return {mVector * weight};
     }
 
-    POSEWARP_INLINE Lanes operator+(Lanes other) const
+    POSEWARP_INLINE explicit Lanes(float value)
+        : mVector(value - Floats{})
     {
-        return {mVector + other.mVector};
     }
 };
+
+POSEWARP_INLINE Lanes operator*(Lanes a, float b)
+{
+    return a.mVector * b;
+}
+
+POSEWARP_INLINE Lanes operator+(Lanes a, Lanes b)
+{
+    return a.mVector + b.mVector;
+}
 
 #if defined(__FMA__)
 POSEWARP_INLINE Lanes multiplyAdd(Lanes value, float weight, Lanes total)
@@ -36,6 +50,141 @@ POSEWARP_INLINE Lanes multiplyAdd(Lanes value, float weight, Lanes total)
     return {_mm256_fmadd_ps(value.mVector, _mm256_set1_ps(weight), total.mVector)};
 }
 #endif
+
+// The position half of several points at a time (core/grid_sample.h).
+
+struct Mask
+{
+    Integers mVector; // -1 where true
+};
+
+struct Indices
+{
+    Integers mVector;
+};
+
+POSEWARP_INLINE Lanes operator-(Lanes a)
+{
+    return -a.mVector;
+}
+
+POSEWARP_INLINE Mask operator<(Lanes a, Lanes b)
+{
+    return {a.mVector < b.mVector};
+}
+
+POSEWARP_INLINE Mask operator>(Lanes a, Lanes b)
+{
+    return {a.mVector > b.mVector};
+}
+
+POSEWARP_INLINE Mask operator==(Lanes a, Lanes b)
+{
+    return {a.mVector == b.mVector};
+}
+
+POSEWARP_INLINE Lanes select(Mask condition, Lanes a, Lanes b)
+{
+    return condition.mVector ? a.mVector : b.mVector;
+}
+
+POSEWARP_INLINE Lanes add(Lanes a, Lanes b)
+{
+    return a.mVector + b.mVector;
+}
+
+POSEWARP_INLINE Lanes multiply(Lanes a, Lanes b)
+{
+    return a.mVector * b.mVector;
+}
+
+POSEWARP_INLINE Lanes divide(Lanes a, Lanes b)
+{
+    return a.mVector / b.mVector;
+}
+
+POSEWARP_INLINE Lanes magnitude(Lanes x)
+{
+    return (Floats) ((Integers) x.mVector & INT32_MAX);
+}
+
+template <typename Function>
+POSEWARP_INLINE Lanes inEachLane(Function const& function)
+{
+    Lanes result;
+    for (int i = 0; i < kLANES; ++i)
+    {
+        result.mVector[i] = function(i);
+    }
+    return result;
+}
+
+POSEWARP_INLINE Lanes remainder(Lanes a, Lanes b)
+{
+    return inEachLane([&](int i) { return fmodf(a.mVector[i], b.mVector[i]); });
+}
+
+#if defined(__FMA__)
+POSEWARP_INLINE Lanes fuse(Lanes a, Lanes b, Lanes c)
+{
+    return {_mm256_fmadd_ps(a.mVector, b.mVector, c.mVector)};
+}
+
+POSEWARP_INLINE Lanes roundDown(Lanes x)
+{
+    return {_mm256_floor_ps(x.mVector)};
+}
+
+POSEWARP_INLINE Lanes roundToZero(Lanes x)
+{
+    return {_mm256_round_ps(x.mVector, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)};
+}
+
+POSEWARP_INLINE Lanes roundToEven(Lanes x)
+{
+    return {_mm256_round_ps(x.mVector, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+#else
+POSEWARP_INLINE Lanes fuse(Lanes a, Lanes b, Lanes c)
+{
+    return inEachLane([&](int i) { return fmaf(a.mVector[i], b.mVector[i], c.mVector[i]); });
+}
+
+POSEWARP_INLINE Lanes roundDown(Lanes x)
+{
+    return inEachLane([&](int i) { return floorf(x.mVector[i]); });
+}
+
+POSEWARP_INLINE Lanes roundToZero(Lanes x)
+{
+    return inEachLane([&](int i) { return truncf(x.mVector[i]); });
+}
+
+POSEWARP_INLINE Lanes roundToEven(Lanes x)
+{
+    return inEachLane([&](int i) { return nearbyintf(x.mVector[i]); });
+}
+#endif
+
+// As in the core; what is outside is made -1 before the cast, so that the cast is defined.
+POSEWARP_INLINE Indices toIndex(Lanes x, int step, int64_t size)
+{
+    Integers const inside = (x.mVector >= -1.0F) & (x.mVector <= static_cast<float>(size));
+    Floats const known = inside ? x.mVector : Floats{} - 1.0F;
+    Integers const index = __builtin_convertvector(known, Integers) + step;
+    return {index | ~(inside & (index < static_cast<int32_t>(size)))};
+}
+
+POSEWARP_INLINE Indices combine(Indices outer, int64_t size, Indices inner)
+{
+    Integers const outside = (outer.mVector | inner.mVector) < 0;
+    return {(outer.mVector * static_cast<int32_t>(size) + inner.mVector) | outside};
+}
+
+POSEWARP_INLINE Lanes zeroOutside(Indices pixel, Lanes weight)
+{
+    return (Floats) ((pixel.mVector >= 0) & (Integers) weight.mVector);
+}
 
 // To and from memory, at any alignment.
 POSEWARP_INLINE Lanes load(float const* from)
@@ -83,10 +232,9 @@ POSEWARP_INLINE void store(Fp16* to, Lanes lanes)
 #endif
 
 #if defined(__clang__)
-#define POSEWARP_SHUFFLE(a, b, ...) Lanes{__builtin_shufflevector(a.mVector, b.mVector, __VA_ARGS__)}
+#define POSEWARP_SHUFFLE(a, b, ...) Lanes(__builtin_shufflevector(a.mVector, b.mVector, __VA_ARGS__))
 #else
-typedef int32_t Order __attribute__((vector_size(4 * kLANES)));
-#define POSEWARP_SHUFFLE(a, b, ...) Lanes{__builtin_shuffle(a.mVector, b.mVector, Order{__VA_ARGS__})}
+#define POSEWARP_SHUFFLE(a, b, ...) Lanes(__builtin_shuffle(a.mVector, b.mVector, Integers{__VA_ARGS__}))
 #endif
 
 // rows[i][j] <-> rows[j][i]
@@ -139,7 +287,7 @@ template <typename T>
 void packRows(Problem const& problem, int64_t image, int64_t block, Range band, float* packed)
 {
     Rows<T const> const rows(static_cast<T const*>(problem.features), problem, image, block, problem.sizes.pixels());
-    store(packed, Lanes{});
+    store(packed, Lanes(0.0F));
     float* out = packed + kLANES;
     Lanes lanes[kLANES];
     int64_t pixel = band.first;
@@ -205,6 +353,94 @@ void sampleRows(Problem const& problem, int64_t image, int64_t block, Range poin
     }
 }
 
+// The pixels that taps lie in, over several points. -1 is the largest unsigned number: no first pixel.
+struct Extent
+{
+    typedef uint32_t Naturals __attribute__((vector_size(4 * kLANES)));
+    Naturals mFirst = Naturals{} + INT32_MAX;
+    Integers mLast = Integers{};
+
+    POSEWARP_INLINE void include(Integers pixel)
+    {
+        mFirst = (Naturals) pixel < mFirst ? (Naturals) pixel : mFirst;
+        mLast = pixel > mLast ? pixel : mLast;
+    }
+};
+
+// The taps of at most kLANES points.
+template <Mode kMODE, int kRANK>
+POSEWARP_INLINE void locateSome(Sizes const& sizes, Attributes const& attributes, float const* grid, int64_t count,
+    Taps<kMODE, kRANK, int32_t>* taps, Extent& extent)
+{
+    Lanes point[kRANK];
+    for (int axis = 0; axis < kRANK; ++axis)
+    {
+        // Beyond the last point the last is taken again.
+        point[axis] = inEachLane([&](int i) { return grid[(i < count ? i : count - 1) * kRANK + axis]; });
+    }
+    auto const located = posewarp::locate<kMODE, kRANK, Indices>(point, sizes, attributes);
+    constexpr int kPIXELS = decltype(located)::kPIXELS, kWORDS = kPIXELS + decltype(located)::kWEIGHTS;
+    static_assert(sizeof(*taps) == kWORDS * sizeof(float), "pixels, then weights, nothing between");
+    for (Indices const& pixel : located.pixel)
+    {
+        extent.include(pixel.mVector);
+    }
+    for (int first = 0; first < kWORDS; first += kLANES)
+    {
+        Lanes words[kLANES] = {};
+        for (int i = 0; i < kLANES && first + i < kWORDS; ++i)
+        {
+            int const word = first + i;
+            words[i] = word < kPIXELS ? Lanes((Floats) located.pixel[word].mVector) : located.weight[word - kPIXELS];
+        }
+        transpose(words);
+        constexpr size_t kBYTES = sizeof(float) * (kWORDS < kLANES ? kWORDS : kLANES);
+        for (int64_t i = 0; i < count; ++i)
+        {
+            std::memcpy(reinterpret_cast<char*>(taps + i) + static_cast<size_t>(first) * sizeof(float), &words[i], kBYTES);
+        }
+    }
+}
+
+template <Mode kMODE, int kRANK>
+Range locateStripe(Problem const& problem, int64_t image, Range points, int64_t longest, void* taps)
+{
+    auto* const tap = static_cast<Taps<kMODE, kRANK, int32_t>*>(taps);
+    float const* const grid = problem.grid + (image * problem.sizes.outPixels() + points.first) * kRANK;
+    // Copies: they stay in registers whatever is written.
+    Sizes const sizes = problem.sizes;
+    Attributes const attributes = problem.attributes;
+    Extent extent;
+    int64_t point = 0;
+    for (; point + kLANES <= points.count(); point += kLANES)
+    {
+        locateSome<kMODE, kRANK>(sizes, attributes, grid + point * kRANK, kLANES, tap + point, extent);
+    }
+    if (point < points.count())
+    {
+        locateSome<kMODE, kRANK>(sizes, attributes, grid + point * kRANK, points.count() - point, tap + point, extent);
+    }
+    int32_t first = INT32_MAX, last = 0;
+    for (int i = 0; i < kLANES; ++i)
+    {
+        first = static_cast<int32_t>(extent.mFirst[i]) < first ? static_cast<int32_t>(extent.mFirst[i]) : first;
+        last = extent.mLast[i] > last ? extent.mLast[i] : last;
+    }
+    first = first < last ? first : last; // all taps may lie outside
+    if (last - first >= longest)
+    {
+        return {0, problem.sizes.pixels()};
+    }
+    for (point = 0; point < points.count() && first > 0; ++point)
+    {
+        for (int32_t& pixel : tap[point].pixel)
+        {
+            pixel = pixel < 0 ? -1 : pixel - first;
+        }
+    }
+    return {first, last + 1};
+}
+
 // A pixel of one channel.
 template <typename T>
 struct PlanePixels
@@ -217,54 +453,44 @@ struct PlanePixels
     }
 };
 
-template <typename T, Mode kMODE, int kRANK>
-void samplePlanes(Problem const& problem, int64_t image, Range points)
+template <typename T, Mode kMODE, int kRANK, typename Tap>
+POSEWARP_INLINE void samplePlanes(Problem const& problem, int64_t image, int64_t point, int64_t count, Tap const* taps)
 {
-    Sizes const& sizes = problem.sizes;
-    T const* const features = static_cast<T const*>(problem.features) + image * sizes.channels * sizes.pixels();
-    T* const output = static_cast<T*>(problem.output) + image * sizes.channels * sizes.outPixels();
-    float const* const grid = problem.grid + image * sizes.outPixels() * kRANK;
-    for (int64_t point = points.first; point < points.last; ++point)
+    int64_t const pixels = problem.sizes.pixels(), points = problem.sizes.outPixels();
+    for (int64_t plane = image * problem.sizes.channels; plane < (image + 1) * problem.sizes.channels; ++plane)
     {
-        auto const taps = posewarp::locate<kMODE, kRANK>(grid + point * kRANK, sizes, problem.attributes);
-        for (int64_t channel = 0; channel < sizes.channels; ++channel)
+        PlanePixels<T> const from{static_cast<T const*>(problem.features) + plane * pixels};
+        T* const to = static_cast<T*>(problem.output) + plane * points + point;
+        for (int64_t i = 0; i < count; ++i)
         {
-            output[channel * sizes.outPixels() + point]
-                = fromFloat<T>(sum(taps, PlanePixels<T>{features + channel * sizes.pixels()}));
+            to[i] = fromFloat<T>(sum(taps[i], from));
         }
     }
 }
 
-template <Mode kMODE, int kRANK>
-Range locateStripe(Problem const& problem, int64_t image, Range points, int64_t longest, void* taps)
+template <typename T, Mode kMODE, int kRANK>
+void sampleUnpackedStripe(Problem const& problem, int64_t image, Range points)
 {
-    using Tap = Taps<kMODE, kRANK, int32_t>;
     float const* const grid = problem.grid + image * problem.sizes.outPixels() * kRANK;
-    Tap* const tap = static_cast<Tap*>(taps);
-    int32_t first = INT32_MAX, last = 0;
-    for (int64_t i = 0; i < points.count(); ++i)
+    if (problem.sizes.pixels() > INT32_MAX)
     {
-        tap[i] = posewarp::locate<kMODE, kRANK, int32_t>(
-            grid + (points.first + i) * kRANK, problem.sizes, problem.attributes);
-        for (int32_t const pixel : tap[i].pixel)
+        for (int64_t point = points.first; point < points.last; ++point)
         {
-            first = pixel >= 0 && pixel < first ? pixel : first;
-            last = pixel > last ? pixel : last;
+            auto const tap = posewarp::locate<kMODE, kRANK>(grid + point * kRANK, problem.sizes, problem.attributes);
+            samplePlanes<T, kMODE, kRANK>(problem, image, point, 1, &tap);
         }
+        return;
     }
-    first = first < last ? first : last; // all taps may lie outside
-    if (last - first >= longest)
+    Sizes const sizes = problem.sizes;
+    Attributes const attributes = problem.attributes;
+    for (int64_t point = points.first; point < points.last; point += kLANES)
     {
-        return {0, problem.sizes.pixels()};
+        int64_t const count = points.last - point < kLANES ? points.last - point : kLANES;
+        Taps<kMODE, kRANK, int32_t> taps[kLANES];
+        Extent extent;
+        locateSome<kMODE, kRANK>(sizes, attributes, grid + point * kRANK, count, taps, extent);
+        samplePlanes<T, kMODE, kRANK>(problem, image, point, count, taps);
     }
-    for (int64_t i = 0; i < points.count(); ++i)
-    {
-        for (int32_t& pixel : tap[i].pixel)
-        {
-            pixel = pixel < 0 ? -1 : pixel - first;
-        }
-    }
-    return {first, last + 1};
 }
 
 // From here on types and modes are values: what the table holds.
@@ -321,7 +547,7 @@ struct SampleUnpacked
     template <Mode kMODE, int kRANK>
     void run() const
     {
-        samplePlanes<T, kMODE, kRANK>(mProblem, mImage, mPoints);
+        sampleUnpackedStripe<T, kMODE, kRANK>(mProblem, mImage, mPoints);
     }
 };
 
