@@ -26,7 +26,7 @@ from posewarp.export.graph import (
     variables,
 )
 from posewarp.export.inlining import OURS, STANDARD, graphs_of, opset_of
-from posewarp.export.warps import RENAMED_OPSET, find_warps, rewrite_warps, standard_mode
+from posewarp.export.warps import RENAMED_OPSET, rewrite_warps, standard_mode
 from posewarp.runtime.contract import METADATA_KEY, Contract
 from posewarp.runtime.errors import ExportError
 
@@ -89,7 +89,6 @@ def _raise_opset(model: ModelProto) -> ModelProto:
             f"bf16 needs opset {_BF16_OPSET}, the first one with a bfloat16 Conv, and a model with {what} cannot be "
             f"raised to it; export with --opset {_BF16_OPSET}, or take fp16"
         )
-    spelled = "portable" if model.functions else "gridsample"
     for entry in model.opset_import:
         if entry.domain in STANDARD:
             entry.version = _BF16_OPSET
@@ -99,8 +98,8 @@ def _raise_opset(model: ModelProto) -> ModelProto:
                 for attribute in node.attribute:
                     if attribute.name == "mode":
                         attribute.s = standard_mode(attribute.s.decode(), _BF16_OPSET).encode()
-    # The function's body is of an opset too.
-    return rewrite_warps(model, "portable") if spelled == "portable" and find_warps(model) else model
+    # Our function's body is of an opset too.
+    return rewrite_warps(model, "portable") if model.functions else model
 
 
 class _Conversion:

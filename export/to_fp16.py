@@ -133,7 +133,6 @@ def to_fp16(
 
 
 def _check_reference(gate: Gate) -> None:
-
     for run in gate.expected:
         for name, value in run.items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():
