@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from posewarp.export.emulation import half_type
+from posewarp.export.emulation import is_mixed
 from posewarp.export.graph import (
     Index,
     Variable,
@@ -75,7 +75,7 @@ def convert(model: ModelProto, kept: Mapping[str, str], dtype: str = "fp16") -> 
 
 def refuse_mixed(model: ModelProto) -> None:
     """Raises: ExportError if a model is in mixed precision already."""
-    if any(entry.key == PRECISION_KEY for entry in model.metadata_props) or half_type(model) != "fp32":
+    if any(entry.key == PRECISION_KEY for entry in model.metadata_props) or is_mixed(model):
         raise ExportError("the model is already in fp16 or bf16; convert the fp32 file that it was made from")
 
 
