@@ -256,8 +256,6 @@ def uint8_output(facts: Facts) -> Found:
     for value, maker in _uint8_outputs(facts):
         if maker.op_type != "Cast":
             yield f"output {value.name}", f"comes out of {facts.label(maker)}"
-        elif facts.index.takers[value.name]:
-            yield f"output {value.name}", f"also goes into {facts.label(facts.index.takers[value.name][0])}"
 
 
 @rule(

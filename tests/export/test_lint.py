@@ -86,6 +86,15 @@ BAD = {
     "a plugin's operator in the standard domain": Bad(
         "PW003", "onnxruntime", "(ai.onnx, GridSample3D)", model("out = GridSample3D (features, grid)")
     ),
+    "another project's operator before our warp": Bad(
+        "PW003",
+        "tensorrt-11.4",
+        "(mmcv, make_grid)",
+        model(
+            "made = mmcv.make_grid (grid) " + OURS.replace("grid)", "made)"),
+            domains=', "posewarp" : 1, "mmcv" : 1',
+        ),
+    ),
     "an operator of ONNX Runtime alone": Bad(
         "PW003",
         "rtx-1.7",
@@ -186,7 +195,12 @@ BAD = {
         "PW020",
         "tensorrt-11.4",
         "grid 'grid'",
-        model(WARP, "float16[n, 4, 8, 6] features, float16[n, 8, 6, 2] grid", "float16[n, 4, 8, 6] out"),
+        model(
+            "read = GridSample (features, grid) out = Conv <pads = [1, 1, 1, 1]> (read, w)",
+            "float16[n, 4, 8, 6] features, float16[n, 8, 6, 2] grid",
+            "float16[n, 4, 8, 6] out",
+            w=weights(4, 4, 3, 3, kind=np.float16),
+        ),
     ),
     "a position that is added in half": Bad(
         "PW020",
@@ -418,6 +432,20 @@ GOOD = {
             domains=', "posewarp" : 1',
         ),
         ("tensorrt-11.5", "tensorrt-10.1"),
+    ),
+    "the plugin's own words at opset 20": (
+        rewrite_warps(model(WARP, opset=20), "plugin"),
+        ("tensorrt-11.5", OLDEST),
+    ),
+    "a uint8 picture that is taken up again": (
+        model(
+            "whole = Round (features) safe = Clip (whole, low, high) picture = Cast <to = 2> (safe) "
+            "back = Cast <to = 1> (picture) out = Relu (back)",
+            outputs="uint8[n, 4, 8, 6] picture, float[n, 4, 8, 6] out",
+            low=np.float32(0),
+            high=np.float32(255),
+        ),
+        ("rtx-1.7",),
     ),
     "a nearest warp at opset 20": (
         model('out = GridSample <mode = "nearest"> (features, grid)', opset=20),
