@@ -127,7 +127,7 @@ def local_functions(facts: Facts) -> Found:
     "function before plugin",
     reason="the parser of TensorRT 10.1 and before expands a function before it looks for a plugin of that name, so "
     "that the plugin is not used",
-    remedy="Write the file with --warp plugin, or strip the body by `posewarp build`",
+    remedy="Write the file with --warp plugin",
     **{"tensorrt<10.2": "warning"},
 )
 def expanded_first(facts: Facts) -> Found:
