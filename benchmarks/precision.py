@@ -191,22 +191,34 @@ def precision(
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(title="FP16 against FP32: the worst warp, the worst output")
-    heads = ("network", "conversion", "same flow, px", "own flow, px", "PSNR, dB", "in fp16", "FLOPs", "kept")
+    heads = (
+        "network",
+        "warps",
+        "conversion",
+        "same flow, px",
+        "own flow, px",
+        "PSNR, dB",
+        "in fp16",
+        "FLOPs",
+        "kept",
+    )
     for head in heads:
         table.add_column(head, justify="left" if head in ("network", "conversion") else "right")
     previous = None
     for row in rows:
+        name, warps = "", ""
         if row.network != previous:
             table.add_section()
-        name = row.network if row.network != previous else f"  {row.warps} warps" if row.warps else ""
+            name, warps = row.network, "-" if row.warps is None else str(row.warps)
         previous = row.network
         if row.failure:
-            table.add_row(name, row.conversion, "-", "-", "-")
+            table.add_row(name, warps, row.conversion, "-", "-", "-")
             continue
         pixels = (row.same_flow_max_px, row.own_flow_p999_px)
         shares = (row.share_by_count, row.share_by_flops)
         table.add_row(
             name,
+            warps,
             row.conversion,
             *("-" if px is None else f"{px:.4f}" for px in pixels),
             f"{row.psnr_db:.1f}",

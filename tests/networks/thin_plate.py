@@ -60,9 +60,9 @@ def inputs(batch: int, seed: int) -> dict[str, Tensor]:
 
 
 def make() -> nn.Module:
-    """Control points move by up to 0.1, 13 px of 256; the spline between and beyond them by twice that."""
+    """Control points move by up to 0.08, 10 px of 256; the spline between and beyond them by twice that."""
     torch.manual_seed(0)
     network, example = ThinPlate(), tuple(inputs(2, 0).values())
     settle(network, example)
-    set_reach(network, network.offsets, example, 0.1)
+    set_reach(network, network.offsets, example, 0.08)
     return network
