@@ -9,6 +9,7 @@ from importlib import import_module
 _MODULES = {
     "contract": ("Contract", "TensorSpec"),
     "draw": ("draw_skeleton", "flow_to_colors", "panel"),
+    "engine_options": ("EngineOptions",),
     "errors": (
         "BackendError",
         "CheckpointError",

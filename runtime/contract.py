@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from posewarp.runtime.device_array import DeviceArray
 from posewarp.runtime.errors import ContractError
 
 METADATA_KEY = "posewarp.contract"
@@ -83,14 +84,14 @@ class Contract:
                 "export the model again"
             ) from exc
 
-    def prepare(self, feeds: Mapping[str, object]) -> dict[str, np.ndarray]:
+    def prepare(self, feeds: Mapping[str, object]) -> dict[str, np.ndarray | DeviceArray]:
         """Check arrays against the inputs and make them fit for a runtime: native byte order, contiguous.
 
         float64, float16 and integers are cast where float32 is declared. Any other difference of type is
         refused, since it says that a wrong array was passed: a uint8 picture for a normalised one.
 
         Args:
-            feeds: one array-like for each input, by name.
+            feeds: one array-like for each input, by name; a ``DeviceArray`` must have the very type.
 
         Returns: the arrays in the contract's order. An array that already fits is passed through, not copied.
         Raises: ContractError if a name, type, rank or size differs from the contract.
@@ -131,14 +132,16 @@ class Contract:
             )
 
     @staticmethod
-    def _fit(spec: TensorSpec, value: object, sizes: dict[str, tuple[int, str]]) -> np.ndarray:
+    def _fit(spec: TensorSpec, value: object, sizes: dict[str, tuple[int, str]]) -> np.ndarray | DeviceArray:
         try:
-            array = np.asarray(value)
+            array = value if isinstance(value, DeviceArray) else np.asarray(value)
         except (ValueError, TypeError, RuntimeError) as exc:  # a ragged list, a torch tensor on a GPU
             raise ContractError(f"input {spec.name} is not an array: {exc}", expected=str(spec)) from exc
         wanted = np.dtype(spec.dtype)
+        on_device = isinstance(array, DeviceArray)
         native = array.dtype.newbyteorder("=")
-        if native != wanted and native.name not in _LOSSLESS_ENOUGH.get(spec.dtype, ()):
+        castable = () if on_device else _LOSSLESS_ENOUGH.get(spec.dtype, ())
+        if native != wanted and native.name not in castable:
             raise ContractError(
                 f"input {spec.name} has type {array.dtype}, expected {spec.dtype}; convert it, "
                 "and its range of values too",
@@ -170,7 +173,7 @@ class Contract:
                         expected=spec.shape,
                     )
         # Not ascontiguousarray, which gives a scalar one axis.
-        return np.asarray(array, dtype=wanted, order="C")
+        return array if on_device else np.asarray(array, dtype=wanted, order="C")
 
 
 def _settings(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from posewarp.runtime import backends
+from posewarp.runtime import backends, device_array
 from posewarp.runtime.contract import METADATA_KEY, Contract, TensorSpec
+from posewarp.runtime.engine_options import EngineOptions
 from posewarp.runtime.errors import BackendError, ContractError
+from posewarp.runtime.onnx_metadata import read_metadata
 from posewarp.runtime.threads import available_cpus
 
 
@@ -36,38 +39,46 @@ class Session:
         cls,
         path: str | os.PathLike[str],
         *,
-        device: str = "cpu",
+        device: str | None = None,
         threads: int | None = None,
         extra_outputs: Sequence[str] = (),
-        contract: Contract | None = None,
+        contract: Contract | str | os.PathLike[str] | None = None,
         plugins: Sequence[str | os.PathLike[str]] | None = None,
+        engine: EngineOptions | None = None,
     ) -> Session:
         """Open a model file.
 
         Args:
-            path: an ``.onnx`` file.
+            path: an ``.onnx`` file; or a plan of TensorRT, ``.engine`` or ``.plan``, which is trusted code: it
+                holds kernels that run on the GPU, so open only what you built or were given by those you trust.
             device: ``cpu``; ``cuda``, an error where CUDA does not work; or ``auto``, which takes CUDA where
-                it works and else the CPU. ``session.device`` says which it was.
+                it works and else the CPU. ``session.device`` says which it was. By default ``cpu``, and ``cuda``
+                for a plan, which runs nowhere else.
             threads: CPU threads; by default as many as the process may use (affinity mask, container quota).
             extra_outputs: internal tensors to return besides the outputs, such as ``flow``. They can keep a
                 runtime from fusing around them, so a session that is timed asks for none.
-            contract: instead of the one in the file's metadata. With neither, it is derived from the declared
+            contract: instead of the one in the file's metadata, or in a plan's side-car; or an ONNX file that has
+                it, such as the one that a plan was built from. With neither, it is derived from the declared
                 inputs and outputs, with ``io="custom"``.
             plugins: plugin libraries to use, and no others: on the CPU the one of the sampling core, which runs
-                warps many times faster. By default the one that ``plugin_library.find`` finds, if any; ``()``
-                is none. ``session.backend.name`` says what was taken. A CUDA session never takes it, since each
-                warp would be copied to the CPU.
+                warps many times faster, for a plan the TensorRT plugin. By default the one that
+                ``plugin_library.find`` finds, if any; ``()`` is none. ``session.backend.name`` says what was
+                taken. A CUDA session of an ONNX file never takes it, since each warp would be copied to the CPU.
+            engine: how a plan is run; for nothing else.
 
-        Raises: BackendError if file, library or device are not there or fail; PluginError if a plugin library
-            cannot be used; ContractError if the contract does not fit the file, or an extra output does not
-            exist.
+        Raises: BackendError if file, library or device are not there or fail; EngineError if a plan is refused;
+            PluginError if a plugin library cannot be used; ContractError if the contract does not fit the file,
+            or an extra output does not exist.
         """
         path = Path(path)
         if threads is None:
             threads = available_cpus()
         elif threads < 1:
             raise ContractError(f"threads is {threads}, expected at least 1", got=threads)
-        backend = backends.open_model(path, device, threads, tuple(extra_outputs), plugins)
+        if contract is not None and not isinstance(contract, Contract):
+            metadata = read_metadata(contract)
+            contract = Contract.from_json(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
+        backend = backends.open_model(path, device, threads, tuple(extra_outputs), plugins, engine)
         try:
             if contract is None and METADATA_KEY in backend.metadata:
                 contract = Contract.from_json(backend.metadata[METADATA_KEY])
@@ -99,34 +110,71 @@ class Session:
         """The flat strings that the file carries."""
         return dict(self.backend.metadata)
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Mapping[str, Any], out: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run the model.
 
-        A model of ours whose batch is fixed, given a multiple of it, is run once for each part. A user's own
-        network is not split, since its first axis need not be a batch.
+        A model whose batch is fixed, or bounded by a plan's profile, is run in parts where more is given. A user's
+        own network is split only along an axis that it calls ``batch``, since its first axis need not be one.
 
         Args:
-            feeds: an array for each input of the contract, by name.
+            feeds: an array for each input of the contract, by name. To a plan, also arrays that lie on its GPU
+                (torch, cupy, pycuda ...), which are used where they are.
+            out: of a plan: arrays on its GPU that outputs are written to, by name.
 
-        Returns: an array for each output and each extra output, by name; the caller owns them.
-        Raises: ContractError if an input differs from the contract; BackendError if the run fails.
+        Returns: an array for each output and each extra output, by name; the caller owns them. For a name in
+            ``out`` it is the array given. All work is done when this returns.
+        Raises: ContractError if an input differs from the contract; BackendError, or EngineError of a plan, if the
+            run fails.
         """
         backend = self.backend
+        if getattr(backend, "takes_device_arrays", False):
+            feeds = {name: device_array.of(value) or value for name, value in feeds.items()}
+            on_device = {name: self._as_output(name, value) for name, value in (out or {}).items()}
+        elif out:
+            raise ContractError(f"out= is for plans on a GPU, not for {backend.name}")
+        else:
+            on_device = {}
         parts = self._split(feeds)
-        results = [backend.run(self.contract.prepare(part)) for part in parts]
-        if len(results) == 1:
-            return {name: results[0][name] for name in self._returned}
-        return {name: np.concatenate([result[name] for result in results]) for name in self._returned}
+        results = []
+        for part, rows in parts:
+            into = {name: value if rows is None else value[rows] for name, value in on_device.items()}
+            arguments = (self.contract.prepare(part), *([into] if into else []))
+            results.append(backend.run(*arguments))
+        arrays: dict[str, Any] = dict(out or {})
+        for name in self._returned:
+            if name not in arrays:
+                pieces = [result[name] for result in results]
+                arrays[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return {name: arrays[name] for name in self._returned}
 
-    def _split(self, feeds: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        fixed = {spec.shape[0] for spec in self.contract.inputs if spec.shape}
-        if self.contract.io == "custom" or len(fixed) != 1 or not isinstance(size := fixed.pop(), int):
-            return [feeds]
+    def _as_output(self, name: str, value: Any) -> device_array.DeviceArray:
+        array = device_array.of(value)
+        if name not in self._returned or array is None or not array.writeable:
+            raise ContractError(
+                f"out has {name}, a {type(value).__name__}; expected writeable arrays on the device for "
+                f"{', '.join(self._returned)}"
+            )
+        return array
+
+    def _split(self, feeds: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], slice | None]]:
+        """Parts of a batch, and which rows they are; one part with no rows where nothing is split."""
+        whole: list[tuple[Mapping[str, Any], slice | None]] = [(feeds, None)]
+        axes = {spec.shape[:1] for spec in (*self.contract.inputs, *self.contract.outputs)}
         lengths = {getattr(value, "shape", ())[:1] for value in feeds.values()}
-        if len(lengths) != 1 or not (length := lengths.pop()) or length[0] <= size or length[0] % size:
-            return [feeds]  # for the contract to judge
-        starts = range(0, length[0], size)
-        return [{name: value[start : start + size] for name, value in feeds.items()} for start in starts]
+        if len(axes) != 1 or len(lengths) != 1 or not (length := lengths.pop()) or not (axis := axes.pop()):
+            return whole
+        (batch,) = axis
+        if self.contract.io == "custom" and batch != "batch":
+            return whole
+        # Of a plan's batch the rest may be smaller than the bound; a fixed one takes whole parts only.
+        size = batch if isinstance(batch, int) else getattr(self.backend, "max_batch", None)
+        if not size or length[0] <= size or (isinstance(batch, int) and length[0] % size):
+            return whole  # for the contract to judge
+        count = -(-length[0] // size)
+        # Parts of one size, as nearly as can be: a last part of 1 would waste a run.
+        edges = [part * length[0] // count for part in range(count + 1)]
+        rows = [slice(*edge) for edge in pairwise(edges)]
+        return [({name: value[part] for name, value in feeds.items()}, part) for part in rows]
 
     def close(self) -> None:
         """Give back what the backend holds; further runs are refused."""
