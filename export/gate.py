@@ -71,19 +71,30 @@ class Gate:
         self._full_scale = 2.0 if read_contract(reference).io == "tensors" else None
         self.expected = self._run(reference)
 
-    def judge(self, mixed: ModelProto) -> Verdict:
-        """Run a mixed graph, emulated, and compare."""
-        got = self._run(emulate(mixed))
-        outputs = tuple(self._compare(name, got) for name in self.expected[0])
-        # Of one run: it is every position of a picture.
-        drifts = tuple(coordinate_drift(self.reference, mixed, self.runs[:1]))
-        moved = tuple(
+    def drifts(self, mixed: ModelProto) -> tuple[WarpDrift, ...]:
+        """How far a mixed graph moves each warp's positions; of one run, which is every position of a picture."""
+        return tuple(coordinate_drift(self.reference, mixed, self.runs[:1]))
+
+    def moved(self, drifts: Sequence[WarpDrift]) -> tuple[str, ...]:
+        """The warps whose positions moved by more than they may."""
+        return tuple(
             drift.warp
             for drift in drifts
             if (drift.own_flow_p999_px or 0) > self.tolerance.own_flow_px
             or (drift.same_flow_p999_px or 0) > self.tolerance.same_flow_px
         )
-        return Verdict(outputs, drifts, moved)
+
+    def judge(self, mixed: ModelProto, drifts: Sequence[WarpDrift] | None = None) -> Verdict:
+        """Run a mixed graph, emulated, and compare.
+
+        Args:
+            mixed: the graph.
+            drifts: its drifts, where these are known.
+        """
+        got = self._run(emulate(mixed))
+        outputs = tuple(self._compare(name, got) for name in self.expected[0])
+        drifts = self.drifts(mixed) if drifts is None else tuple(drifts)
+        return Verdict(outputs, drifts, self.moved(drifts))
 
     def _run(self, model: ModelProto) -> list[dict[str, np.ndarray]]:
         with open_model(model) as session:

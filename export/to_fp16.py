@@ -150,15 +150,18 @@ def _pass(
     search: bool,
 ) -> tuple[dict[str, str], Verdict]:
     """Keep more, until the gate passes: first what makes a flow that moved, then what a search finds."""
-    verdict = gate.judge(convert(model, kept, gate.dtype))
-    depth = 1
-    while verdict.moved:
-        further = _makers_of_flows([s for s in slices if s.warp.output in verdict.moved], depth, walker)
-        if not set(further) - set(kept):
+    drifts = gate.drifts(convert(model, kept, gate.dtype))
+    depth, reached = 0, {}
+    while moved := gate.moved(drifts):
+        depth += max(depth // 2, 1)
+        makers = _makers_of_flows([each for each in slices if each.warp.output in moved], depth, walker)
+        if makers.keys() == reached.keys():  # down to the inputs
             break
-        kept = {**further, **kept}
-        verdict = gate.judge(convert(model, kept, gate.dtype))
-        depth *= 2
+        reached = makers
+        if not makers.keys() <= kept.keys():
+            kept = {**makers, **kept}
+            drifts = gate.drifts(convert(model, kept, gate.dtype))
+    verdict = gate.judge(convert(model, kept, gate.dtype), drifts)
     if not verdict.passed and search:
         held = smallest_set(
             [name for name in walker.index.nodes if name not in kept],

@@ -142,6 +142,24 @@ def test_a_short_flow_is_fp16_and_a_long_one_makes_its_layer_fp32(write):
     assert "rounded to fp16 it would move y by 0.0" in named["flow"]
 
 
+def test_where_a_flow_moves_the_layers_that_make_it_are_fp32_and_no_others(write):
+    """Its layer takes the difference of large features: their rounding, not its own, moves the flow by 0.1 px."""
+    text = """(float[n,4,8,256] x) => (float[n,4,8,256] y)
+        { first = Conv <pads = [1,1,1,1]> (x, mix) a = Conv <pads = [1,1,1,1]> (first, large) flow = Conv (a, apart)
+          turned = Transpose <perm = [0,2,3,1]> (flow) scaled = Mul(turned, per_px) grid = Add(scaled, base)
+          other = Conv <pads = [1,1,1,1]> (x, mix) y = GridSample <align_corners = 1> (other, grid) }"""
+    mix = np.zeros((4, 4, 3, 3), np.float32)
+    mix[range(4), range(4), 1, 1] = 1
+    constants = {key: value for key, value in flow_of(4).items() if key != "w"}
+    apart = np.float32([[1, -1, 0, 0], [0, 0, 0.01, 0]]).reshape(2, 4, 1, 1)
+    path = write(text, {"x": 1 + smooth()["x"] / 100}, mix=mix, large=200 * mix, apart=apart, **constants)
+    report = to_fp16(path, data=path.with_suffix(".npz"))
+    named = {each.node: each.reason for each in report.kept}
+    assert named["a"] == named["flow"] == "makes the flow of y, which would move by more than its limit"
+    assert not {"other", "first"} <= named.keys()
+    assert report.drifts[0].own_flow_p999_px < 0.05
+
+
 def test_a_layer_that_gives_positions_is_fp32(write):
     path = write(
         FLOW.replace("Mul(turned, per_px)", "Tanh(turned)") % "Identity(scaled)", smooth(), **flow_of(0.1)
