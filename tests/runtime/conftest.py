@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fakes.fixtures import edition, gpu, open_plan, plugin_file, provider  # noqa: F401 (a fake GPU)
 from onnx import helper
 
 
