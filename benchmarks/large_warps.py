@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs.warps import rewrite_warps
 
 CHANNELS = (64, 128, 256)
 

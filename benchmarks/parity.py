@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from posewarp.export.difference import Parity, compare
+from posewarp.export.capture.difference import Parity, compare
 from posewarp.export.generator_spec import generator_spec
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models import checkpoint

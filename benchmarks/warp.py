@@ -35,7 +35,7 @@ from rich.progress import track
 from rich.table import Table
 
 from posewarp.benchmarks.large_warps import large_warps, large_warps_feeds
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs.warps import rewrite_warps
 from posewarp.models.data.synthetic import SyntheticPeople
 from posewarp.runtime import command, plugin_library
 from posewarp.runtime.errors import ParityError

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from rich.console import Console
 from rich.table import Table
 
-from posewarp.export.warps import OP, Warp, find_warps, graphs_of, opset_of
+from posewarp.export.graphs.warps import OP, Warp, find_warps, graphs_of, opset_of
 from posewarp.runtime import sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
 from posewarp.runtime.errors import BackendError

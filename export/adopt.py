@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from posewarp.export.engine_graph import checked, contract_of
-from posewarp.export.engine_request import NAMES
-from posewarp.export.engine_sidecar import describe_onnx, not_executed, own_versions
-from posewarp.export.graph import load_model
+from posewarp.export.engines.graph import checked, contract_of
+from posewarp.export.engines.request import NAMES
+from posewarp.export.engines.sidecars import describe_onnx, not_executed, own_versions
+from posewarp.export.graphs.graph import load_model
 from posewarp.runtime import command, sidecar
 from posewarp.runtime.contract import TensorSpec
 from posewarp.runtime.errors import EngineError

@@ -13,11 +13,11 @@ import typer
 from onnx import ModelProto
 from rich.console import Console
 
-from posewarp.export.lint_facts import Facts
-from posewarp.export.lint_graph_rules import GRAPH_RULES
-from posewarp.export.lint_rules import SEVERITIES
-from posewarp.export.lint_targets import Target
-from posewarp.export.lint_warp_rules import WARP_RULES
+from posewarp.export.linting.facts import Facts
+from posewarp.export.linting.graph_rules import GRAPH_RULES
+from posewarp.export.linting.rules import SEVERITIES
+from posewarp.export.linting.targets import Target
+from posewarp.export.linting.warp_rules import WARP_RULES
 from posewarp.runtime import command
 from posewarp.runtime.errors import ExportError
 from posewarp.runtime.files import atomic_write, check_writable

@@ -22,17 +22,24 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from posewarp.export import polygraphy_files
-from posewarp.export.divergence import Divergence, first_divergence
-from posewarp.export.drift import WarpDrift, coordinate_drift, tensors_of
-from posewarp.export.emulation import is_mixed
-from posewarp.export.graph import load_model
-from posewarp.export.measures import TOLERANCES, OutputMeasures, Tolerance, distance, measure_output, p999
-from posewarp.export.parity_cases import Case, make_cases, recorded_cases
-from posewarp.export.parity_report import CaseResult, ParityReport
-from posewarp.export.profiles import Shapes, make_profiles
-from posewarp.export.rungs import NotExecuted, Rung, is_engine, is_recorded, is_torch, open_rung
-from posewarp.export.sample_data import describe, read_contract
+from posewarp.export.engines.profiles import Shapes, make_profiles
+from posewarp.export.graphs.graph import load_model
+from posewarp.export.ladder import polygraphy_files
+from posewarp.export.ladder.cases import Case, make_cases, recorded_cases
+from posewarp.export.ladder.divergence import Divergence, first_divergence
+from posewarp.export.ladder.drift import WarpDrift, coordinate_drift, tensors_of
+from posewarp.export.ladder.measures import (
+    TOLERANCES,
+    OutputMeasures,
+    Tolerance,
+    distance,
+    measure_output,
+    p999,
+)
+from posewarp.export.ladder.report import CaseResult, ParityReport
+from posewarp.export.ladder.rungs import NotExecuted, Rung, is_engine, is_recorded, is_torch, open_rung
+from posewarp.export.ladder.sample_data import describe, read_contract
+from posewarp.export.precision.emulation import is_mixed
 from posewarp.runtime import command, sidecar
 from posewarp.runtime.contract import Contract
 from posewarp.runtime.errors import ParityError

@@ -18,15 +18,15 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from posewarp.export.engine_builder import check_precision
-from posewarp.export.engine_graph import check_contract, checked, contract_of, custom_ops, grid_samples
-from posewarp.export.engine_process import build_in_child
-from posewarp.export.engine_report import EngineReport
-from posewarp.export.engine_request import BACKENDS, HARDWARE, NAMES, PRECISIONS, BuildRequest
-from posewarp.export.engine_sidecar import assemble, describe, is_same
-from posewarp.export.graph import load_model, save_model
-from posewarp.export.profiles import Shapes, make_profiles
-from posewarp.export.trtexec import trtexec_lines
+from posewarp.export.engines.builder import check_precision
+from posewarp.export.engines.graph import check_contract, checked, contract_of, custom_ops, grid_samples
+from posewarp.export.engines.process import build_in_child
+from posewarp.export.engines.profiles import Shapes, make_profiles
+from posewarp.export.engines.report import EngineReport
+from posewarp.export.engines.request import BACKENDS, HARDWARE, NAMES, PRECISIONS, BuildRequest
+from posewarp.export.engines.sidecars import assemble, describe, is_same
+from posewarp.export.engines.trtexec import trtexec_lines
+from posewarp.export.graphs.graph import load_model, save_model
 from posewarp.runtime import command, plugin_library, sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
 from posewarp.runtime.errors import ContractError, EngineError

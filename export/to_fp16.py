@@ -13,18 +13,18 @@ import onnx
 import typer
 from onnx import ModelProto, helper
 
-from posewarp.export.bounds import bounded_nodes
-from posewarp.export.coordinates import CoordinateSlice, Walker, coordinate_slices, input_nodes
-from posewarp.export.execution import open_model
-from posewarp.export.gate import Gate, Verdict
-from posewarp.export.graph import Index, inline_functions, load_model, save_model
-from posewarp.export.half import LOW_TYPES, PRECISION_KEY, convert, refuse_mixed
-from posewarp.export.heads import kept_heads
-from posewarp.export.precision_report import Fp16Report, KeptNode, shares
-from posewarp.export.ranges import measure_ranges
-from posewarp.export.sample_data import describe, load_inputs, read_contract
-from posewarp.export.search import smallest_set
-from posewarp.export.warps import SPELLINGS, find_warps, rewrite_warps
+from posewarp.export.graphs.coordinates import CoordinateSlice, Walker, coordinate_slices, input_nodes
+from posewarp.export.graphs.execution import open_model
+from posewarp.export.graphs.graph import Index, inline_functions, load_model, save_model
+from posewarp.export.graphs.warps import SPELLINGS, find_warps, rewrite_warps
+from posewarp.export.ladder.sample_data import describe, load_inputs, read_contract
+from posewarp.export.precision.bounds import bounded_nodes
+from posewarp.export.precision.gate import Gate, Verdict
+from posewarp.export.precision.half import LOW_TYPES, PRECISION_KEY, convert, refuse_mixed
+from posewarp.export.precision.heads import kept_heads
+from posewarp.export.precision.ranges import measure_ranges
+from posewarp.export.precision.report import Fp16Report, KeptNode, shares
+from posewarp.export.precision.search import smallest_set
 from posewarp.runtime import command
 from posewarp.runtime.errors import BackendError, ExportError, ParityError
 from posewarp.runtime.files import atomic_write, check_writable, sha256

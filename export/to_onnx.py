@@ -17,14 +17,14 @@ import torch
 import typer
 from onnx import ModelProto, helper
 
-from posewarp.export.capture import capture
-from posewarp.export.check_graph import check_file
+from posewarp.export.capture.check_graph import check_file
+from posewarp.export.capture.prepare import TensorModule, detached_copy, fold_norms
+from posewarp.export.capture.proof import prove_parity
+from posewarp.export.capture.report import ExportReport
+from posewarp.export.capture.trace import capture
 from posewarp.export.generator_spec import IO, checkpoint_spec
-from posewarp.export.prepare import TensorModule, detached_copy, fold_norms
-from posewarp.export.proof import prove_parity
-from posewarp.export.report import ExportReport
+from posewarp.export.graphs.warps import FIRST_OPSET, SPELLINGS, find_warps, rewrite_warps
 from posewarp.export.spec import ExportSpec, load_spec
-from posewarp.export.warps import FIRST_OPSET, SPELLINGS, find_warps, rewrite_warps
 from posewarp.models.config import GeneratorConfig
 from posewarp.runtime import command
 from posewarp.runtime.contract import METADATA_KEY, Contract, TensorSpec

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from posewarp.export.graph import save_model
+from posewarp.export.graphs.graph import save_model
+from posewarp.export.graphs.warps import rewrite_warps
 from posewarp.export.to_engine import to_engine
-from posewarp.export.warps import rewrite_warps
 
 STUBS = Path(__file__).parent / "stub_tensorrt"
 

@@ -5,12 +5,12 @@ import pytest
 from onnx import numpy_helper, parser
 from onnxruntime import InferenceSession, SessionOptions
 
-from posewarp.export.bounds import bounded_nodes
-from posewarp.export.coordinates import Walker
-from posewarp.export.emulation import emulate
-from posewarp.export.graph import inline_functions
-from posewarp.export.half import convert
-from posewarp.export.ranges import measure_ranges
+from posewarp.export.graphs.coordinates import Walker
+from posewarp.export.graphs.graph import inline_functions
+from posewarp.export.precision.bounds import bounded_nodes
+from posewarp.export.precision.emulation import emulate
+from posewarp.export.precision.half import convert
+from posewarp.export.precision.ranges import measure_ranges
 
 RNG = np.random.default_rng(0)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from posewarp.export.coordinates import Walker, coordinate_slices, input_nodes
-from posewarp.export.graph import Index, inline_functions
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs.coordinates import Walker, coordinate_slices, input_nodes
+from posewarp.export.graphs.graph import Index, inline_functions
+from posewarp.export.graphs.warps import rewrite_warps
 
 RNG = np.random.default_rng(0)
 BASE = np.stack(np.meshgrid(np.linspace(-1, 1, 6), np.linspace(-1, 1, 8)), -1).astype(np.float32)[None]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from posewarp.export.difference import compare, compare_fp64
+from posewarp.export.capture.difference import compare, compare_fp64
 
 
 def floats(*values, count=1000):

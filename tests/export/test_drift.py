@@ -3,9 +3,9 @@ import pytest
 from networks.one_warp import one_warp
 from onnx import ModelProto, helper
 
-from posewarp.export.drift import coordinate_drift
-from posewarp.export.sample_data import load_inputs, read_contract
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs.warps import rewrite_warps
+from posewarp.export.ladder.drift import coordinate_drift
+from posewarp.export.ladder.sample_data import load_inputs, read_contract
 
 
 def drift_of(reference, converted, batch=1):

@@ -7,8 +7,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from posewarp.export.emulation import emulate, half_type
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs.warps import rewrite_warps
+from posewarp.export.precision.emulation import emulate, half_type
 from posewarp.runtime.errors import ExportError
 
 LEVELS = (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)

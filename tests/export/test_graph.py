@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 from onnxruntime import InferenceSession
 
-from posewarp.export import graph as graph_module
-from posewarp.export.graph import Index, inline_functions, load_model, save_model, tensor_types
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs import graph as graph_module
+from posewarp.export.graphs.graph import Index, inline_functions, load_model, save_model, tensor_types
+from posewarp.export.graphs.warps import rewrite_warps
 from posewarp.runtime.errors import ExportError
 
 

@@ -8,10 +8,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 from onnxruntime import InferenceSession, SessionOptions
 
-from posewarp.export.emulation import emulate
-from posewarp.export.graph import Index, inline_functions, tensor_types
-from posewarp.export.half import PRECISION_KEY, convert
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs.graph import Index, inline_functions, tensor_types
+from posewarp.export.graphs.warps import rewrite_warps
+from posewarp.export.precision.emulation import emulate
+from posewarp.export.precision.half import PRECISION_KEY, convert
 from posewarp.runtime.errors import ExportError
 
 RNG = np.random.default_rng(0)

@@ -13,12 +13,12 @@ from onnx import TensorProto, numpy_helper, parser
 from typer.testing import CliRunner
 
 from posewarp.cli.main import app
-from posewarp.export.coordinates import coordinate_slices
-from posewarp.export.half import convert
+from posewarp.export.graphs.coordinates import coordinate_slices
+from posewarp.export.graphs.warps import rewrite_warps
 from posewarp.export.lint import RULES, lint
-from posewarp.export.lint_rules import SEVERITIES, rules_table
-from posewarp.export.lint_targets import Target
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.linting.rules import SEVERITIES, rules_table
+from posewarp.export.linting.targets import Target
+from posewarp.export.precision.half import convert
 from posewarp.runtime.errors import ExportError
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from posewarp.export.measures import TOLERANCES, distance, measure_output, p999
+from posewarp.export.ladder.measures import TOLERANCES, distance, measure_output, p999
 from posewarp.runtime.errors import ParityError
 
 FP16, FP32 = TOLERANCES["fp16"], TOLERANCES["fp32"]

@@ -13,14 +13,14 @@ from networks.one_warp import FAULTS, one_warp
 from onnx import helper
 from torch import nn
 
-from posewarp.export import polygraphy_files, rungs
-from posewarp.export.divergence import first_divergence
-from posewarp.export.measures import TOLERANCES
+from posewarp.export.engines.profiles import Shapes
+from posewarp.export.ladder import polygraphy_files, rungs
+from posewarp.export.ladder.cases import make_cases
+from posewarp.export.ladder.divergence import first_divergence
+from posewarp.export.ladder.measures import TOLERANCES
+from posewarp.export.ladder.report import ParityReport
+from posewarp.export.ladder.sample_data import load_inputs, read_contract
 from posewarp.export.parity import app, parity
-from posewarp.export.parity_cases import make_cases
-from posewarp.export.parity_report import ParityReport
-from posewarp.export.profiles import Shapes
-from posewarp.export.sample_data import load_inputs, read_contract
 from posewarp.export.spec import ExportSpec
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models import checkpoint
@@ -109,10 +109,10 @@ def test_drift_says_so_if_nothing_parts(files):
 
 def test_tensors_are_walked_in_bounded_parts(files, monkeypatch):
     opened = []
-    real = __import__("posewarp.export.divergence", fromlist=["open_model"]).open_model
-    monkeypatch.setattr("posewarp.export.divergence._PART_MIB", 0.2)
+    real = __import__("posewarp.export.ladder.divergence", fromlist=["open_model"]).open_model
+    monkeypatch.setattr("posewarp.export.ladder.divergence._PART_MIB", 0.2)
     monkeypatch.setattr(
-        "posewarp.export.divergence.open_model",
+        "posewarp.export.ladder.divergence.open_model",
         lambda model, extra_outputs: opened.append(extra_outputs) or real(model, extra_outputs=extra_outputs),
     )
     reference, faulty = (onnx.load(files(name)) for name in ("reference", "rounded grid"))
@@ -335,7 +335,7 @@ def test_recorded_outputs_are_a_rung(files, tmp_path):
 
 
 def test_a_warp_without_its_body_is_run_with_it(files, tmp_path):
-    from posewarp.export.warps import rewrite_warps
+    from posewarp.export.graphs.warps import rewrite_warps
 
     onnx.save(rewrite_warps(onnx.load(files("reference")), "plugin"), tmp_path / "plugin.onnx")
     report = parity(files("reference"), tmp_path / "plugin.onnx", data="random", batches=[1])

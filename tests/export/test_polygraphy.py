@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 
-from posewarp.export.coordinates import coordinate_slices
-from posewarp.export.half import convert
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs.coordinates import coordinate_slices
+from posewarp.export.graphs.warps import rewrite_warps
+from posewarp.export.precision.half import convert
 from posewarp.runtime.contract import METADATA_KEY
 
 pytest.importorskip("polygraphy")

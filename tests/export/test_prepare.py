@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from posewarp.export.capture.prepare import TensorModule, detached_copy, fold_norms
 from posewarp.export.generator_spec import generator_spec
-from posewarp.export.prepare import TensorModule, detached_copy, fold_norms
 from posewarp.runtime.errors import ExportError
 
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import nn
 
-from posewarp.export.check_graph import check_file
-from posewarp.export.prepare import TensorModule
-from posewarp.export.proof import prove_parity
+from posewarp.export.capture.check_graph import check_file
+from posewarp.export.capture.prepare import TensorModule
+from posewarp.export.capture.proof import prove_parity
 from posewarp.export.spec import ExportSpec
 from posewarp.runtime.errors import ExportError
 

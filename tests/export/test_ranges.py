@@ -3,8 +3,8 @@
 import numpy as np
 from onnx import parser
 
-from posewarp.export.graph import inline_functions
-from posewarp.export.ranges import Range, measure_ranges
+from posewarp.export.graphs.graph import inline_functions
+from posewarp.export.precision.ranges import Range, measure_ranges
 
 
 def ranges(text, *runs, opset=18):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from posewarp.export import polygraphy_files
-from posewarp.export.sample_data import describe, fixed_batch, load_inputs, read_contract
+from posewarp.export.ladder import polygraphy_files
+from posewarp.export.ladder.sample_data import describe, fixed_batch, load_inputs, read_contract
 from posewarp.runtime.contract import Contract, TensorSpec
 from posewarp.runtime.errors import DataError, PosewarpWarning
 from posewarp.runtime.image import write_image

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posewarp.export.search import smallest_set
+from posewarp.export.precision.search import smallest_set
 
 NODES = [f"n{i}" for i in range(40)]
 

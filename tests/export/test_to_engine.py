@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from posewarp.export import to_engine as module
-from posewarp.export.profiles import Shapes
+from posewarp.export.engines.profiles import Shapes
 from posewarp.export.to_engine import to_engine
 from posewarp.runtime.errors import EngineError, ExportError, PluginError
 

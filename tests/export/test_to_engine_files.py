@@ -17,7 +17,7 @@ import pytest
 
 from posewarp.export import to_engine as module
 from posewarp.export.adopt import adopt
-from posewarp.export.profiles import Shapes
+from posewarp.export.engines.profiles import Shapes
 from posewarp.export.to_engine import to_engine
 from posewarp.runtime import sidecar
 from posewarp.runtime.errors import ContractError, EngineError

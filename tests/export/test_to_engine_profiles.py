@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posewarp.export.profiles import KINDS, Shapes, format_shapes, make_profiles, parse_shapes
+from posewarp.export.engines.profiles import KINDS, Shapes, format_shapes, make_profiles, parse_shapes
 from posewarp.runtime.contract import Contract, TensorSpec
 from posewarp.runtime.errors import ContractError
 

@@ -19,11 +19,11 @@ from posewarp.cli.inspect_model import app as inspect_app
 from posewarp.export import to_engine as module
 from posewarp.export.adopt import adopt
 from posewarp.export.adopt import app as adopt_app
-from posewarp.export.coordinates import coordinate_slices
-from posewarp.export.engine_graph import contract_of
-from posewarp.export.graph import load_model, save_model
-from posewarp.export.half import convert
-from posewarp.export.profiles import Shapes
+from posewarp.export.engines.graph import contract_of
+from posewarp.export.engines.profiles import Shapes
+from posewarp.export.graphs.coordinates import coordinate_slices
+from posewarp.export.graphs.graph import load_model, save_model
+from posewarp.export.precision.half import convert
 from posewarp.export.to_engine import to_engine
 from posewarp.runtime import sidecar
 from posewarp.runtime.contract import METADATA_KEY

@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, numpy_helper, parser
 from typer.testing import CliRunner
 
-from posewarp.export.graph import inline_functions, tensor_types
-from posewarp.export.half import PRECISION_KEY
+from posewarp.export.graphs.graph import inline_functions, tensor_types
+from posewarp.export.graphs.warps import SPELLINGS, find_warps
+from posewarp.export.precision.half import PRECISION_KEY
 from posewarp.export.to_fp16 import app, convert, to_fp16
-from posewarp.export.warps import SPELLINGS, find_warps
 from posewarp.runtime.errors import DataError, ExportError, ParityError
 from posewarp.runtime.files import sha256
 from posewarp.runtime.session import Session
@@ -303,8 +303,8 @@ def test_the_script_fails_in_one_line(tmp_path):
 
 def test_naive_conversion_moves_positions_that_ours_leaves(exported):
     """With nothing kept the same pass shows the fault that all the rest is about."""
-    from posewarp.export.drift import coordinate_drift
-    from posewarp.export.sample_data import load_inputs, read_contract
+    from posewarp.export.ladder.drift import coordinate_drift
+    from posewarp.export.ladder.sample_data import load_inputs, read_contract
 
     model = exported("image").model
     (feeds,) = load_inputs(None, read_contract(model))

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from posewarp.export.drift import coordinate_drift
 from posewarp.export.generator_spec import generator_spec
-from posewarp.export.graph import load_model
-from posewarp.export.sample_data import load_inputs, read_contract
+from posewarp.export.graphs.graph import load_model
+from posewarp.export.ladder.drift import coordinate_drift
+from posewarp.export.ladder.sample_data import load_inputs, read_contract
 from posewarp.export.to_fp16 import convert, to_fp16
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models.config import GeneratorConfig

@@ -194,7 +194,7 @@ def test_delta_heat_maps_are_exported(random_generator, tmp_path):
 
 
 def test_a_failed_proof_leaves_the_old_file_and_no_other(tiny_generator, tmp_path, monkeypatch):
-    monkeypatch.setattr("posewarp.export.difference.MAX_UINT8_STEPS", -1)
+    monkeypatch.setattr("posewarp.export.capture.difference.MAX_UINT8_STEPS", -1)
     output = tmp_path / "model.onnx"
     output.write_bytes(b"old")
     with pytest.raises(

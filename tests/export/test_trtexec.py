@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from posewarp.export.engine_request import BuildRequest
-from posewarp.export.profiles import Shapes
+from posewarp.export.engines.profiles import Shapes
+from posewarp.export.engines.request import BuildRequest
+from posewarp.export.engines.trtexec import trtexec_lines
 from posewarp.export.to_engine import prepare
-from posewarp.export.trtexec import trtexec_lines
 
 _spec = importlib.util.spec_from_file_location("engine_models", Path(__file__).parent / "engine_models.py")
 engine_models = importlib.util.module_from_spec(_spec)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnxruntime import InferenceSession
 
-from posewarp.export.warps import (
+from posewarp.export.graphs.warps import (
     MODES,
     PADDING_MODES,
     SPELLINGS,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from posewarp.export.difference import MAX_FP32, MAX_UINT8_STEPS, P999_FP32, difference
+from posewarp.export.capture.difference import MAX_FP32, MAX_UINT8_STEPS, P999_FP32, difference
 from posewarp.export.generator_spec import generator_spec
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models import checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs.warps import rewrite_warps
 
 FAULTS = ("rounded grid", "swapped axes", "nearest", "batch", "nan")
 

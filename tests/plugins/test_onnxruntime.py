@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from onnx.backend.test.case import node as onnx_cases
 from onnx.backend.test.case.node import gridsample
 
-from posewarp.export.warps import rewrite_warps, standard_mode
+from posewarp.export.graphs.warps import rewrite_warps, standard_mode
 from posewarp.runtime import plugin_library
 from posewarp.runtime.backends import onnxruntime as backend
 from posewarp.runtime.errors import BackendError, PluginError

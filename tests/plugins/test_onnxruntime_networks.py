@@ -14,8 +14,8 @@ from posewarp import models
 from posewarp.benchmarks.large_warps import large_warps, large_warps_feeds
 from posewarp.benchmarks.warp import measure_model
 from posewarp.export.generator_spec import generator_spec
+from posewarp.export.graphs.warps import find_warps, rewrite_warps
 from posewarp.export.to_onnx import to_onnx
-from posewarp.export.warps import find_warps, rewrite_warps
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.synthetic import SyntheticPeople
 from posewarp.runtime import plugin_library

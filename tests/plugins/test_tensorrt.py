@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from posewarp.export.warps import rewrite_warps
+from posewarp.export.graphs.warps import rewrite_warps
 
 # Each in a fresh process: a plugin library stays loaded, and RTX's parser aborts where a plugin is registered.
 CREATE = """

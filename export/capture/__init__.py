@@ -1,0 +1,1 @@
+"""From a torch module to a proven ONNX file: the steps of to_onnx."""

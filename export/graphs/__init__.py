@@ -1,0 +1,1 @@
+"""ONNX graphs: read and written, walked, their warps and what computes their grids."""

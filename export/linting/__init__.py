@@ -1,0 +1,1 @@
+"""The rules of lint, and what they ask of a model."""
