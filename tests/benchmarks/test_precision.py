@@ -67,8 +67,8 @@ def test_one_rounding_of_the_grid_is_what_the_careless_rows_show_and_ours_does_n
 
 
 def test_a_file_that_the_common_converter_breaks_is_a_row_that_says_so(foreign):
-    file = foreign("try_on")
-    rows = {row.conversion: row for row in measure("try_on", file.path, str(file.npz))}
+    file = foreign("volume")
+    rows = {row.conversion: row for row in measure("volume", file.path, str(file.npz))}
     assert rows["common"].failure.startswith("not valid ONNX: ")
     assert not rows["common"].passed
     assert rows["posewarp"].passed
@@ -98,8 +98,10 @@ def run(monkeypatch, capsys, *arguments):
 
 def test_the_command_prints_and_writes_all_rows(warper, tmp_path, monkeypatch, capsys):
     entry = f"{warper / 'warper.onnx'}={warper / 'inputs.npz'}"
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = run(monkeypatch, capsys, entry, "--json", tmp_path / "precision.json")
     assert code == 0
+    assert "all fp16" in out
     assert "posewarp" in out
     rows = json.loads((tmp_path / "precision.json").read_text())
     assert [(row["network"], row["conversion"]) for row in rows] == [

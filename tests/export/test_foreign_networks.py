@@ -10,14 +10,14 @@ import torch
 from networks import NETWORKS
 from networks.exports import EXPORTS
 
-from posewarp.export.difference import compare
-from posewarp.export.drift import coordinate_drift
-from posewarp.export.half import convert
+from posewarp.export.capture.difference import compare
+from posewarp.export.graphs.warps import find_warps, rewrite_warps
+from posewarp.export.ladder.drift import coordinate_drift
 from posewarp.export.lint import lint
 from posewarp.export.parity import parity
+from posewarp.export.precision.half import convert
 from posewarp.export.to_engine import to_engine
 from posewarp.export.to_fp16 import to_fp16
-from posewarp.export.warps import find_warps, rewrite_warps
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -132,6 +132,7 @@ def test_fp16_without_options_keeps_the_pixels_and_builds(foreign, name, exporte
     assert {entry["mode"] for entry in engine.sidecar.grid_samples} == {"bilinear"}
 
 
+@pytest.mark.slow
 def test_parity_of_a_foreign_file_and_its_mixed_one_passes_on_given_inputs(foreign, tmp_path):
     file = foreign("try_on")
     to_fp16(file.path, tmp_path / "model.fp16.onnx", data=file.npz)
