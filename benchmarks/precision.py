@@ -200,7 +200,7 @@ def _table(rows: Sequence[Row]) -> Table:
     )
     for head in ("network", "by"):
         table.add_column(head, no_wrap=True)
-    for head in ("same flow\npx", "own flow\npx", "PSNR\ndB", "in\nFP16", "of the\nFLOPs", "kept\nnodes"):
+    for head in ("same flow\npx", "own flow\npx", "PSNR\ndB", "in\nFP16", "of the\nFLOPs", "kept"):
         table.add_column(head, justify="right", no_wrap=True)
     previous = None
     for row in rows:
