@@ -25,6 +25,9 @@ _LOG = logging.getLogger(__name__)
 
 Arrays = Mapping[str, Any]
 
+# Exceptions are logged as text: a handler that keeps one would keep, by its frames, what must be freed before the
+# GPU's context is given back.
+
 
 class Buffer:
     """Memory of one tensor on the device, and a page-locked array of its shape on the host."""
@@ -184,7 +187,7 @@ class Lane:
             except (EngineError, BackendError) as exc:
                 self._engine.graph_problem = str(exc)
                 _LOG.warning(
-                    "%s runs without a CUDA graph, since its capture failed: %s", self._engine.path, exc
+                    "%s runs without a CUDA graph; its capture failed: %s", self._engine.path, str(exc)
                 )
                 shapes = {spec.name: place.buffers[spec.name].host.shape for spec in self._engine.inputs}
                 self._bind(place, self._engine.profile_for(shapes), shapes)
@@ -212,7 +215,7 @@ class Lane:
         try:
             self._device.synchronize(self._stream)
         except BackendError as exc:
-            _LOG.warning("%s", exc)
+            _LOG.warning("%s", str(exc))
 
     def _free_unbound(self) -> None:
         if self._unbound is not None:
@@ -288,4 +291,4 @@ def _free(give_back: Callable[[Any], None], what: Any) -> None:
     try:
         give_back(what)
     except BackendError as exc:
-        _LOG.warning("%s", exc)
+        _LOG.warning("%s", str(exc))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,13 @@ from posewarp.runtime.device_array import LEGACY_STREAM
 from posewarp.runtime.errors import BackendError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+
+
+@dataclass
+class _Stream:
+    """Holds pycuda's, which goes when the last reference to it does: when this lets go, whoever holds this."""
+
+    held: Any
 
 
 class PycudaDevice:
@@ -66,28 +74,28 @@ class PycudaDevice:
             with self._errors():
                 self._cuda.Context.pop()
 
-    def stream(self) -> Any:
+    def stream(self) -> _Stream:
         with self._errors():
-            return self._cuda.Stream(_NON_BLOCKING)
+            return _Stream(self._cuda.Stream(_NON_BLOCKING))
 
-    def handle(self, stream: Any) -> int:
-        return stream.handle
+    def handle(self, stream: _Stream) -> int:
+        return stream.held.handle
 
-    def wait(self, stream: Any, other: int) -> None:
+    def wait(self, stream: _Stream, other: int) -> None:
         with self._errors():
             if other == LEGACY_STREAM:
                 event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
                 event.record()
-                stream.wait_for_event(event)
+                stream.held.wait_for_event(event)
             else:  # an event cannot be recorded on a stream that is not pycuda's
                 self._cuda.Context.synchronize()
 
-    def synchronize(self, stream: Any) -> None:
+    def synchronize(self, stream: _Stream) -> None:
         with self._errors():
-            stream.synchronize()
+            stream.held.synchronize()
 
-    def free_stream(self, stream: Any) -> None:
-        pass  # with the last reference to it, which is the caller's
+    def free_stream(self, stream: _Stream) -> None:
+        stream.held = None
 
     def allocate(self, size: int) -> Any:
         with self._errors():
@@ -105,18 +113,18 @@ class PycudaDevice:
         with self._errors():
             pinned.base.free()
 
-    def copy_in(self, address: int, pinned: np.ndarray, stream: Any) -> None:
+    def copy_in(self, address: int, pinned: np.ndarray, stream: _Stream) -> None:
         with self._errors():
-            self._cuda.memcpy_htod_async(address, pinned, stream)
+            self._cuda.memcpy_htod_async(address, pinned, stream.held)
 
-    def copy_out(self, pinned: np.ndarray, address: int, stream: Any) -> None:
+    def copy_out(self, pinned: np.ndarray, address: int, stream: _Stream) -> None:
         with self._errors():
-            self._cuda.memcpy_dtoh_async(pinned, address, stream)
+            self._cuda.memcpy_dtoh_async(pinned, address, stream.held)
 
-    def capture(self, stream: Any, work: Callable[[], None]) -> Any:
+    def capture(self, stream: _Stream, work: Callable[[], None]) -> Any:
         raise BackendError("pycuda captures no CUDA graphs")
 
-    def launch(self, graph: Any, stream: Any) -> None:
+    def launch(self, graph: Any, stream: _Stream) -> None:
         raise BackendError("pycuda captures no CUDA graphs")
 
     def free_graph(self, graph: Any) -> None:

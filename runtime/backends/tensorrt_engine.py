@@ -128,26 +128,27 @@ class Engine:
             try:
                 self._write_runtime_cache()
             except PosewarpError as exc:
-                _LOG.warning("%s", exc)
+                _LOG.warning("%s", str(exc))
         self._cache = self._engine = self._runtime = None
 
     def _spec(self, name: str) -> TensorSpec:
-        trt, engine = self.library.trt, self._engine
-        kind = engine.get_tensor_dtype(name).name
+        trt = self.library.trt
+        kind = self._engine.get_tensor_dtype(name).name
         if kind not in _DTYPES:
             raise EngineError(f"{self.path}: {name} has type {kind}, which numpy arrays cannot have")
-        if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE or engine.is_shape_inference_io(
+        if self._engine.get_tensor_location(
             name
-        ):
+        ) != trt.TensorLocation.DEVICE or self._engine.is_shape_inference_io(name):
             raise EngineError(f"{self.path}: {name} is a tensor of sizes on the host, which is not supported")
         # The lean module does not export the enumeration.
-        if hasattr(trt, "TensorFormat") and engine.get_tensor_format(name) != trt.TensorFormat.LINEAR:
+        if hasattr(trt, "TensorFormat") and self._engine.get_tensor_format(name) != trt.TensorFormat.LINEAR:
             raise EngineError(
-                f"{self.path}: {name} has format {engine.get_tensor_format(name).name}, expected LINEAR; build it "
+                f"{self.path}: {name} has format {self._engine.get_tensor_format(name).name}, expected LINEAR; build it "
                 "without --inputIOFormats and --outputIOFormats"
             )
         shape = (
-            size if size >= 0 else f"{name}_{axis}" for axis, size in enumerate(engine.get_tensor_shape(name))
+            size if size >= 0 else f"{name}_{axis}"
+            for axis, size in enumerate(self._engine.get_tensor_shape(name))
         )
         return TensorSpec(name, _DTYPES[kind], tuple(shape))
 
@@ -170,18 +171,18 @@ class Engine:
         """The cache of compiled kernels, filled from its file if that is of this GPU and library."""
         if self._options.runtime_cache is None:
             return None
-        config = self._engine.create_runtime_config()
-        if not hasattr(config, "create_runtime_cache"):
-            raise EngineError(f"{self.library.name} has no runtime cache; only TensorRT-RTX compiles kernels")
-        cache = self.library.call("no runtime cache can be made", config.create_runtime_cache)
-        path = Path(self._options.runtime_cache)
+        path, stored = Path(self._options.runtime_cache), None
         try:
             stored = path.read_bytes()
         except FileNotFoundError:
-            return cache
+            pass
         except OSError as exc:
             raise EngineError(f"the runtime cache {path} cannot be read: {exc.strerror}") from exc
-        if not cache.deserialize(stored):
+        create = getattr(self._engine.create_runtime_config(), "create_runtime_cache", None)
+        if create is None:
+            raise EngineError(f"{self.library.name} has no runtime cache; only TensorRT-RTX compiles kernels")
+        cache = self.library.call("no runtime cache can be made", create)
+        if stored is not None and not cache.deserialize(stored):
             _LOG.warning(
                 "%s is of another GPU, driver or TensorRT-RTX, or damaged; it will be replaced", path
             )
@@ -212,8 +213,8 @@ class Context:
         """
         call = self._engine.library.call
         if profile != self._profile:
-            choose = self._context.set_optimization_profile_async
-            call(f"profile {profile} cannot be chosen", choose, profile, stream)
+            failed = f"profile {profile} cannot be chosen"
+            call(failed, self._context.set_optimization_profile_async, profile, stream)
             self._profile = profile
         for name, shape in shapes.items():
             call(f"input {name} cannot have the shape {shape}", self._context.set_input_shape, name, shape)

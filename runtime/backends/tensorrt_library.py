@@ -79,6 +79,7 @@ class Library:
                 return value
         except (RuntimeError, TypeError) as exc:  # TypeError: a constructor that made nothing
             problem = exc
+        del function, arguments  # else the exception keeps alive what must go before the GPU's context does
         said = " | ".join(dict.fromkeys((*self._lines, *([str(problem)] if problem else []))))
         self._lines.clear()
         hint = next((f"; {remedy}" for pattern, remedy in _HINTS if re.search(pattern, said)), "")

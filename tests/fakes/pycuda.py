@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from fakes.gpu import LEGACY, CudaError, FakeGpu
+from fakes.gpu import LEGACY, Breach, CudaError, FakeGpu
 
 
 class FakePycuda:
@@ -29,11 +31,16 @@ class FakePycuda:
                 stacks.contexts = []
             return stacks.contexts
 
-        def begin(call: str) -> None:
+        def begin(call: str, *, context: bool = True) -> None:
             try:
-                gpu.begin(call)
+                gpu.begin(call, context=context)
             except CudaError as exc:
                 raise module.Error(f"{call} failed: {exc}") from None
+
+        def freed(what: str, free: Callable[[], object]) -> None:
+            with suppress(Breach):  # it is kept; a __del__ does not raise
+                gpu.need_context(f"a pycuda {what} is freed")
+                free()
 
         class Context:
             def __init__(self) -> None:
@@ -95,8 +102,8 @@ class FakePycuda:
                 gpu.wait(self.handle, event.marks)
 
             def __del__(self) -> None:
-                gpu.need_context("a pycuda stream is freed")
-                gpu.free_stream(self.handle)
+                if hasattr(self, "handle"):  # else its making failed
+                    freed("stream", lambda: gpu.free_stream(self.handle))
 
         class Event:
             def __init__(self, flags: int = 0):
@@ -104,11 +111,12 @@ class FakePycuda:
                 self.number = gpu.make_event()
 
             def record(self, stream: Stream | None = None) -> None:
+                begin("Event.record")
                 self.marks = gpu.record(LEGACY if stream is None else stream.handle)
 
             def __del__(self) -> None:
-                gpu.need_context("a pycuda event is freed")
-                del gpu.events[self.number]
+                if hasattr(self, "number"):
+                    freed("event", lambda: gpu.events.pop(self.number))
 
         class Allocation:
             def __init__(self, size: int, kind: str):
@@ -118,8 +126,8 @@ class FakePycuda:
                 return self.block.address
 
             def free(self) -> None:
+                self.freed = True  # or at least tried
                 begin(f"free {self.kind}")
-                self.freed = True
                 gpu.free(self.block.address, self.kind)
 
             def __del__(self) -> None:
@@ -130,7 +138,7 @@ class FakePycuda:
         self._begin, self._allocation = begin, Allocation
 
     def init(self) -> None:
-        self.gpu.begin("init", context=False)
+        self._begin("init", context=False)
 
     def mem_alloc(self, size: int) -> Any:
         self._begin("mem_alloc")

@@ -62,19 +62,27 @@ def make_module(gpu: FakeGpu, edition: str = "tensorrt", *, version: str | None 
 
     trt.ILogger = ILogger
     trt.Runtime = lambda logger: Runtime(trt, logger)
-    trt.get_plugin_registry = lambda: SimpleNamespace(
-        all_creators=list(trt.creators), load_library=lambda path: _load_library(trt, path)
-    )
+    trt.get_plugin_registry = lambda: Registry(trt)
     return trt
 
 
-def _load_library(trt: ModuleType, path: str) -> object | None:
-    trt.gpu.calls.append("load_library")
-    name, version, namespace = MIXED_GRID_SAMPLE
-    if trt.creators:
-        return None  # as the real registry says where a creator of that name is there
-    trt.creators.append(SimpleNamespace(name=name, plugin_version=version, plugin_namespace=namespace))
-    return object()
+class Registry:
+    def __init__(self, trt: ModuleType):
+        self.trt = trt
+
+    @property
+    def all_creators(self) -> list[SimpleNamespace]:
+        return list(self.trt.creators)
+
+    def load_library(self, path: str) -> object | None:
+        self.trt.gpu.calls.append("load_library")
+        if self.trt.creators:
+            return None  # as the real registry says where a creator of that name is there
+        name, version, namespace = MIXED_GRID_SAMPLE
+        self.trt.creators.append(
+            SimpleNamespace(name=name, plugin_version=version, plugin_namespace=namespace)
+        )
+        return object()
 
 
 class _Counted:
