@@ -1,6 +1,8 @@
-// Random calls of the CPU sampler for a sanitizer to watch: shapes, modes, dtypes, bad coordinates, both loops.
+// Random calls for a sanitizer to watch: shapes, modes, dtypes, bad coordinates. Each goes through the CPU library,
+// and with fp32 features through the core point by point, as a CUDA kernel would.
 //   fuzz SEED CALLS          every buffer is its own allocation of exactly its size
 //   fuzz SEED CALLS planted  and the features are a pixel short, which a sanitizer must report
+#include "../../plugins/core/grid_sample.h"
 #include "../../plugins/cpu/posewarp_cpu.h"
 
 #include <cmath>
@@ -36,6 +38,32 @@ float coordinate()
     std::memcpy(&any, &bits, sizeof(any));
     return between(0, 9) == 0 ? any : std::uniform_real_distribution<float>(-1.5F, 1.5F)(sRandom);
 }
+
+struct PointByPoint
+{
+    posewarp::Sizes const& mSizes;
+    posewarp::Attributes const& mAttributes;
+    float const* mFeatures;
+    float const* mGrid;
+
+    template <posewarp::Mode kMODE, int kRANK>
+    float run() const
+    {
+        float total = 0;
+        int64_t const points = mSizes.outPixels();
+        for (int64_t point = 0; point < mSizes.batch * points; ++point)
+        {
+            auto const taps = posewarp::locate<kMODE, kRANK>(mGrid + point * kRANK, mSizes, mAttributes);
+            for (int64_t channel = 0; channel < mSizes.channels; ++channel)
+            {
+                float const* const plane
+                    = mFeatures + (point / points * mSizes.channels + channel) * mSizes.pixels();
+                total += posewarp::sum(taps, [=](int64_t pixel) { return pixel < 0 ? 0.0F : plane[pixel]; });
+            }
+        }
+        return total;
+    }
+};
 
 } // namespace
 
@@ -76,9 +104,19 @@ int main(int count, char** arguments)
         {
             value = smooth ? std::sin(static_cast<float>(&value - grid.data()) * 0.01F) : coordinate();
         }
+        posewarp::Sizes const sizes{
+            rank, batch, channels, size[0], size[1], size[2], outSize[0], outSize[1], outSize[2]};
+        int const mode = static_cast<int>(between(0, rank == 2 ? 2 : 1)), padding = static_cast<int>(between(0, 2));
+        int const alignCorners = static_cast<int>(between(0, 1)), threads = static_cast<int>(between(1, 3));
         int const failed = posewarp_grid_sample(features.data(), dtype, grid.data(), output.data(), rank, batch, channels,
-            size[0], size[1], size[2], outSize[0], outSize[1], outSize[2], static_cast<int>(between(0, rank == 2 ? 2 : 1)),
-            static_cast<int>(between(0, 2)), static_cast<int>(between(0, 1)), static_cast<int>(between(1, 3)));
+            size[0], size[1], size[2], outSize[0], outSize[1], outSize[2], mode, padding, alignCorners, threads);
+        if (dtype == POSEWARP_FP32)
+        {
+            posewarp::Attributes const attributes{
+                static_cast<posewarp::Mode>(mode), static_cast<posewarp::Padding>(padding), alignCorners == 1};
+            sum += posewarp::dispatch(attributes.mode, rank,
+                PointByPoint{sizes, attributes, reinterpret_cast<float const*>(features.data()), grid.data()});
+        }
         if (failed != POSEWARP_OK)
         {
             std::fprintf(stderr, "call %ld failed with %d\n", call, failed);
@@ -86,6 +124,6 @@ int main(int count, char** arguments)
         }
         sum += output.empty() ? 0 : output.front();
     }
-    std::printf("%s: %ld calls, sum %g\n", posewarp_cpu_simd(), calls, sum);
+    std::printf("%s: %ld calls, sum %g\n", posewarp_cpu_simd(), calls, sum); // the sum keeps the work from being removed
     return 0;
 }
