@@ -171,9 +171,7 @@ class Lane:
 
     def _bind(self, place: Place, profile: int, shapes: dict[str, tuple[int, ...]]) -> None:
         """Make a place's context, and bind it to the place's own buffers for good."""
-        if place.context is not None:
-            place.context.free()
-        place.context, place.warm = self._engine.context(self._workspace), False
+        place.context = self._engine.context(self._workspace)
         results = place.context.set_shapes(profile, shapes, self._device.handle(self._stream))
         self._make_buffers(place, {**shapes, **results})
         place.context.set_addresses({name: buffer.address for name, buffer in place.buffers.items()})
@@ -189,8 +187,6 @@ class Lane:
                 _LOG.warning(
                     "%s runs without a CUDA graph; its capture failed: %s", self._engine.path, str(exc)
                 )
-                shapes = {spec.name: place.buffers[spec.name].host.shape for spec in self._engine.inputs}
-                self._bind(place, self._engine.profile_for(shapes), shapes)
         if place.graph is not None:
             self._device.launch(place.graph, self._stream)
         else:

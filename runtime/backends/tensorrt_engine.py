@@ -65,6 +65,8 @@ class Engine:
         self._runtime.engine_host_code_allowed = self._options.allow_host_code
         refused = f"{self.path} cannot be deserialised"
         self._engine = call(refused, self._runtime.deserialize_cuda_engine, self.path.read_bytes())
+        if not hasattr(self._engine, "device_memory_size_v2"):
+            raise EngineError(f"{library.name} is too old to run {self.path}: 10.1 or later is needed")
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         fed = {name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
         specs = [self._spec(name) for name in names]
@@ -132,24 +134,22 @@ class Engine:
         self._cache = self._engine = self._runtime = None
 
     def _spec(self, name: str) -> TensorSpec:
-        trt = self.library.trt
+        trt, path = self.library.trt, self.path
         kind = self._engine.get_tensor_dtype(name).name
         if kind not in _DTYPES:
-            raise EngineError(f"{self.path}: {name} has type {kind}, which numpy arrays cannot have")
-        if self._engine.get_tensor_location(
-            name
-        ) != trt.TensorLocation.DEVICE or self._engine.is_shape_inference_io(name):
-            raise EngineError(f"{self.path}: {name} is a tensor of sizes on the host, which is not supported")
+            raise EngineError(f"{path}: {name} has type {kind}, which numpy arrays cannot have")
+        on_device = self._engine.get_tensor_location(name) == trt.TensorLocation.DEVICE
+        if not on_device or self._engine.is_shape_inference_io(name):
+            raise EngineError(f"{path}: {name} is a tensor of sizes on the host, which is not supported")
         # The lean module does not export the enumeration.
-        if hasattr(trt, "TensorFormat") and self._engine.get_tensor_format(name) != trt.TensorFormat.LINEAR:
+        layout = self._engine.get_tensor_format(name).name if hasattr(trt, "TensorFormat") else "LINEAR"
+        if layout != "LINEAR":
             raise EngineError(
-                f"{self.path}: {name} has format {self._engine.get_tensor_format(name).name}, expected LINEAR; build it "
-                "without --inputIOFormats and --outputIOFormats"
+                f"{path}: {name} has format {layout}, expected LINEAR; build it without --inputIOFormats and "
+                "--outputIOFormats"
             )
-        shape = (
-            size if size >= 0 else f"{name}_{axis}"
-            for axis, size in enumerate(self._engine.get_tensor_shape(name))
-        )
+        sizes = enumerate(self._engine.get_tensor_shape(name))
+        shape = (size if size >= 0 else f"{name}_{axis}" for axis, size in sizes)
         return TensorSpec(name, _DTYPES[kind], tuple(shape))
 
     def _profile(self, index: int) -> dict[str, Range]:

@@ -142,7 +142,8 @@ class Engine(_Counted):
         super().__init__(runtime.trt, runtime)
         self.runtime, self.content = runtime, content
         self.num_optimization_profiles = len(content["profiles"])
-        self.device_memory_size_v2 = content.get("workspace", WORKSPACE)
+        if content.get("new", True):
+            self.device_memory_size_v2 = content.get("workspace", WORKSPACE)
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]

@@ -252,6 +252,14 @@ def test_host_arrays_are_checked_and_cast_as_on_every_backend(open_plan):
             session.run({"x": given["x"]})
 
 
+def test_returned_arrays_belong_to_the_caller(open_plan):
+    with open_plan() as session:
+        first = session.run(feeds(seed=0))
+        for seed in range(1, 4):
+            session.run(feeds(seed=seed))
+    check(first, feeds(seed=0))
+
+
 # Arrays on the device.
 
 

@@ -320,6 +320,15 @@ def test_plan_whose_tensors_cannot_be_given_is_refused(open_plan, content, messa
         open_plan(**content)
 
 
+def test_library_that_is_too_old_is_named(open_plan):
+    with pytest.raises(EngineError, match=r"TensorRT 11\.1\.0\.106 is too old .* 10\.1 or later is needed"):
+        open_plan(new=False)
+
+
+def test_plan_that_needs_no_memory_for_activations_runs(open_plan):
+    runs(open_plan(workspace=0))
+
+
 def test_extra_outputs_are_those_that_the_plan_has(tmp_path, provider, edition):
     plan = make_plan(tmp_path / "model.engine")
     options = EngineOptions(provider=provider)
