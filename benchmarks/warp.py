@@ -59,7 +59,7 @@ RATIOS = {
     "ours\n/ copy": ("core", "copy"),
 }
 FLOW_PX = 6.0
-# What issue and README promise on smooth grids in fp32: times faster than ONNX Runtime's and PyTorch's, and times
+# What the README promises on smooth grids in fp32: times faster than ONNX Runtime's and PyTorch's, and times
 # slower than the copy, that at the first three shapes.
 LEAST_OVER_ONNXRUNTIME, LEAST_OVER_PYTORCH, MOST_OVER_COPY = 15.0, 5.0, 4.0
 # Threads of another library spin for a while after they have worked.

@@ -24,6 +24,8 @@ from posewarp.runtime.files import atomic_write
 app = typer.Typer(add_completion=False)
 
 _ENGINES = (".engine", ".plan")
+# Of metadata on the screen: the reasons of all nodes that stay FP32 would fill several.
+_LONGEST_VALUE = 500
 
 
 @app.command("inspect")
@@ -75,7 +77,9 @@ def _print(console: Console, model: Path, report: dict[str, object]) -> None:
     for warp in report["warps"]:
         console.print("  " + ", ".join(f"{key} {value}" for key, value in warp.items()))
     for name, value in report["metadata"].items():
-        console.print(f"{name}: {value}", markup=False)
+        rest = len(value) - _LONGEST_VALUE
+        shown = value if rest <= 0 else f"{value[:_LONGEST_VALUE]} ... ({rest} characters more, see --json)"
+        console.print(f"{name}: {shown}", markup=False)
 
 
 def inspect(path: Path) -> dict[str, object]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import onnx
 import pytest
 import torch
 
@@ -52,6 +53,18 @@ def test_export_then_inspect_shows_the_contract(posewarp, generator, tmp_path):
     assert "posewarp.checkpoint_sha256" in report["metadata"]
     for word in ("opset 18", "source_heatmaps", "(batch, 18, 64, 32)", "bilinear", "posewarp.versions"):
         assert word in out
+
+
+def test_inspect_shortens_long_metadata_on_the_screen_only(posewarp, tmp_path):
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[1] x) => (float[1] y) { y = Identity (x) }'
+    )
+    onnx.helper.set_model_props(model, {"long": "x" * 5000})
+    onnx.save(model, tmp_path / "long.onnx")
+    _, out, _ = posewarp("inspect", tmp_path / "long.onnx", "--json", tmp_path / "report.json")
+    assert "4500 characters more, see --json" in out
+    assert len(out) < 1500
+    assert json.loads((tmp_path / "report.json").read_text())["metadata"]["long"] == "x" * 5000
 
 
 @pytest.mark.parametrize(
