@@ -23,7 +23,8 @@ struct Rows
         int64_t const channels = problem.sizes.channels;
         for (int64_t lane = 0; lane < kLANES; ++lane)
         {
-            mRow[lane] = tensor + (image * channels + smaller(block * kLANES + lane, channels - 1)) * length;
+            int64_t const channel = block * kLANES + lane;
+            mRow[lane] = tensor + (image * channels + (channel < channels ? channel : channels - 1)) * length;
         }
     }
 };

@@ -258,10 +258,5 @@ POSEWARP_INLINE void transpose(Lanes (&rows)[kLANES])
     }
 }
 
-POSEWARP_INLINE int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 } // namespace
 } // namespace posewarp::cpu
