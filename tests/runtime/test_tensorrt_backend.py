@@ -103,7 +103,8 @@ def test_each_shape_has_a_graph_and_the_one_unused_longest_goes(gpu, open_plan):
         for seed, batch in enumerate([1, 1, 1, 2, 2, 2, 1, 3, 3, 1, 2, 2, 2]):
             run_and_check(session, batch=batch, seed=seed)
             assert len(gpu.graphs) <= 2
-    # Captured: 1, 2; 3 at its second run, which drops 2; and 2 anew.
+    # 1, 2; 3 instead of 2, since 1 was used later; 2 anew instead of 3.
+    assert gpu.calls.count("create_execution_context") == 4
     assert gpu.calls.count("cuGraphInstantiate") == 4
 
 
@@ -298,6 +299,14 @@ def test_arrays_on_the_device_are_not_copied_and_waited_for(gpu, open_plan, on_d
             check({name: value.get() for name, value in results.items()}, given)
     assert copies(gpu) == 0
     assert "cuStreamBeginCapture" not in gpu.calls
+
+
+def test_profile_is_changed_for_arrays_on_the_device_too(open_plan, on_device):
+    large = {"x": [[8, 3], [8, 3], [16, 3]], "k": [[8, 2], [8, 2], [16, 2]]}
+    with open_plan(profiles=[PROFILE, large]) as session:
+        for seed, batch in enumerate([2, 8, 2, 16]):
+            given = feeds(batch, seed)
+            check(session.run({name: on_device(value) for name, value in given.items()}), given)
 
 
 def test_some_arrays_on_the_device_and_some_not(gpu, open_plan, on_device):
