@@ -8,11 +8,8 @@ from typing import BinaryIO
 
 from posewarp.runtime.errors import ContractError
 
-_METADATA, _KEY, _VALUE = (
-    14,
-    1,
-    2,
-)  # onnx.proto: ModelProto.metadata_props, StringStringEntryProto.key and .value
+# onnx.proto: ModelProto.graph and .metadata_props, StringStringEntryProto.key and .value.
+_GRAPH, _METADATA, _KEY, _VALUE = 7, 14, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
 
@@ -24,9 +21,10 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         with open(path, "rb") as file:
             end = os.fstat(file.fileno()).st_size
-            entries = [
-                dict(_fields(file, *span)) for number, span in _spans(file, 0, end) if number == _METADATA
-            ]
+            spans = _spans(file, 0, end)
+            if _GRAPH not in dict(spans):
+                raise ValueError("no graph")
+            entries = [dict(_fields(file, *span)) for number, span in spans if number == _METADATA]
         return {entry[_KEY].decode(): entry.get(_VALUE, b"").decode() for entry in entries}
     except OSError as exc:
         raise ContractError(f"the contract's file {path} cannot be read: {exc.strerror}") from exc

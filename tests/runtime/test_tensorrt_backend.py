@@ -158,7 +158,7 @@ def test_onnx_file_without_a_contract_leaves_it_to_the_engine(open_plan, double_
         assert session.contract.inputs[0] == TensorSpec("k", "float32", ("k_0", 2))
 
 
-@pytest.mark.parametrize("content", [b"<html>", b"\x0a\x80", b"\x0f"])
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x0a\x80", b"\x0f"])
 def test_contract_file_that_is_no_onnx_file_is_one_line(open_plan, tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
