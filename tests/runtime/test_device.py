@@ -11,7 +11,7 @@ from fakes.arrays import DlpackArray, InterfaceArray
 from fakes.gpu import LEGACY
 
 from posewarp.runtime import device_array
-from posewarp.runtime.backends.device import open_device
+from posewarp.runtime.backends.device import CudaPythonDevice, open_device
 from posewarp.runtime.errors import BackendError, ContractError, PosewarpError
 
 CUDA_PYTHON = pytest.mark.parametrize("provider", ["cuda-python"], indirect=True)
@@ -362,3 +362,47 @@ def test_tensor_that_its_owner_does_not_share_is_one_line():
 
     with pytest.raises(ContractError, match=r"cannot be shared: .*use tensor\.detach\(\)"):
         device_array.of(Refusing())
+
+
+def test_real_cuda_python_takes_the_arguments_as_they_are_given():
+    """Without a driver it looks at its arguments first, and then says that there is no library."""
+    cuda = pytest.importorskip("cuda.bindings.driver")
+    try:
+        cuda.cuInit(0)
+    except RuntimeError:
+        pass
+    else:
+        pytest.skip("this machine has a driver; see test_device_gpu.py")
+    device = object.__new__(CudaPythonDevice)
+    device._cuda, device._context, device._gpu = cuda, cuda.CUcontext(5), cuda.CUdevice(0)
+    stream, memory, pinned = cuda.CUstream(4), cuda.CUdeviceptr(4096), np.zeros(8, np.uint8)
+    assert (device.handle(stream), int(memory)) == (4, 4096)
+    for call in (
+        lambda: device.current().__enter__(),
+        lambda: device._call("cuCtxPopCurrent"),
+        lambda: device._call("cuDeviceGet", 0),
+        lambda: device._call("cuDeviceGetName", 256, device._gpu),
+        lambda: device._call("cuDevicePrimaryCtxRetain", device._gpu),
+        device.stream,
+        lambda: device._call("cuEventCreate", cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING),
+        lambda: device._call("cuEventRecord", cuda.CUevent(3), LEGACY),
+        lambda: device._call("cuStreamWaitEvent", stream, cuda.CUevent(3), 0),
+        lambda: device._call("cuEventDestroy", cuda.CUevent(3)),
+        lambda: device.synchronize(stream),
+        lambda: device.free_stream(stream),
+        lambda: device.allocate(100),
+        lambda: device.free(memory),
+        lambda: device.allocate_pinned(100),
+        lambda: device.free_pinned(pinned),
+        lambda: device.copy_in(int(memory), pinned, stream),
+        lambda: device.copy_out(pinned, int(memory), stream),
+        lambda: device.capture(stream, list),
+        lambda: device._call("cuStreamEndCapture", stream),
+        lambda: device._call("cuGraphInstantiate", cuda.CUgraph(3), 0),
+        lambda: device._call("cuGraphDestroy", cuda.CUgraph(3)),
+        lambda: device.launch(cuda.CUgraphExec(3), stream),
+        lambda: device.free_graph(cuda.CUgraphExec(3)),
+        device.close,
+    ):
+        with pytest.raises(RuntimeError, match=r"driver|libcuda"):
+            call()
