@@ -22,6 +22,7 @@ COMMANDS = {
     "adopt": ("posewarp.export.adopt", "Side-car for an engine that trtexec built."),
     "inspect": ("posewarp.cli.inspect_model", "Print a model's contract, opset, types, warps and metadata."),
     "transfer": ("posewarp.cli.transfer", "Re-pose the person of a picture."),
+    "animate": ("posewarp.cli.animate", "Re-pose the person of a picture into a video."),
     "demo": ("posewarp.cli.demo", "The whole journey with the checkpoint that ships here."),
 }
 

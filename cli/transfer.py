@@ -49,13 +49,16 @@ def command(
     target_order: Annotated[Order | None, typer.Option(help="The same of the target keypoints.")] = None,
     source_name: Annotated[str | None, typer.Option(help="Row of a csv of source keypoints.")] = None,
     target_name: Annotated[str | None, typer.Option(help="Row of a csv of target keypoints.")] = None,
-    device: Annotated[Literal["cpu", "cuda", "auto"], typer.Option()] = "cpu",
+    device: Annotated[
+        Literal["cpu", "cuda", "auto"] | None,
+        typer.Option(help="By default the CPU, and for an engine its GPU."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; by default all that are allowed.")
     ] = None,
 ) -> None:
     """Re-pose the person of a picture."""
-    frame = None if target_frame is None else _frame(target_frame)
+    frame = None if target_frame is None else to_frame(target_frame)
     for path in (output, panel_path):
         if path is not None:
             check_suffix(path)
@@ -80,7 +83,7 @@ def explain(
     fitted: Fitted,
     flow_name: str | None,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     truth: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -115,7 +118,8 @@ def explain(
     return panel(pictures)
 
 
-def _frame(text: str) -> tuple[int, int]:
+def to_frame(text: str) -> tuple[int, int]:
+    """Height and width, from HEIGHTxWIDTH."""
     height, _, width = text.partition("x")
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise typer.BadParameter(f"--target-frame is {text!r}, expected HEIGHTxWIDTH such as 256x176")

@@ -42,7 +42,11 @@ _BY_COUNT = {order.count: key for key, order in ORDERS.items()}
 
 
 def read_keypoints(
-    path: str | os.PathLike[str], *, name: str | None = None, order: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    order: str | None = None,
+    allow_empty: bool = False,
 ) -> np.ndarray:
     """Read the keypoints of one person from a file.
 
@@ -58,6 +62,7 @@ def read_keypoints(
         path: the file.
         name: the row of a csv with several.
         order: ``openpose-18``, ``body-25`` or ``coco-17``: what the rows are, where the file does not tell.
+        allow_empty: JSON without a person gives 18 missing keypoints, not an error.
 
     Returns: (18, 2), float32, (x, y) in pixels of whatever picture they were made for; missing (-1, -1).
     Raises: DataError, naming the file, if it cannot be read, holds no person, or another number of keypoints.
@@ -72,11 +77,16 @@ def read_keypoints(
         raise DataError(f"{path} cannot be read: {exc.strerror}") from exc
     except (ValueError, TypeError, EOFError) as exc:
         raise DataError(f"{path} is not a keypoint file: {exc}") from exc
-    return parse_keypoints(text, str(path), name=name, order=order)
+    return parse_keypoints(text, str(path), name=name, order=order, allow_empty=allow_empty)
 
 
 def parse_keypoints(
-    text: str, what: str = "keypoints", *, name: str | None = None, order: str | None = None
+    text: str,
+    what: str = "keypoints",
+    *,
+    name: str | None = None,
+    order: str | None = None,
+    allow_empty: bool = False,
 ) -> np.ndarray:
     """As ``read_keypoints``, from the text of such a file; ``what`` names it in messages."""
     text = text.strip()
@@ -89,7 +99,12 @@ def parse_keypoints(
             data = json.loads(text)
         except (ValueError, RecursionError) as exc:
             raise DataError(f"{what} is not valid JSON: {exc}") from exc
-        return _choose(_people(data, what), what, order)
+        people = _people(data, what)
+        if not people:
+            if allow_empty:
+                return np.full((KEYPOINTS, 2), MISSING, np.float32)
+            raise DataError(f"{what} has no person in it")
+        return _choose(people, what, order)
     if ":" in text:
         return _patn_row(text, what, name, order)
     rows = [re.split(r"[,;\s]+", row.strip()) for row in text.splitlines() if row.strip()]
@@ -97,7 +112,7 @@ def parse_keypoints(
 
 
 def _people(data: object, what: str) -> list[object]:
-    """The raw joints of each person in a JSON document."""
+    """The raw joints of each person in a JSON document; perhaps none."""
     if isinstance(data, dict) and isinstance(data.get("people"), list):  # OpenPose
         people = [
             person.get("pose_keypoints_2d") or person.get("pose_keypoints")
@@ -114,10 +129,7 @@ def _people(data: object, what: str) -> list[object]:
         raise DataError(
             f"{what} has no list of keypoints; expected 'people' (OpenPose), 'keypoints', or a plain list"
         )
-    people = [person for person in people if person]
-    if not people:
-        raise DataError(f"{what} has no person in it")
-    return people
+    return [person for person in people if person]
 
 
 def _choose(people: list[object], what: str, order: str | None) -> np.ndarray:
@@ -177,7 +189,8 @@ def _rows(raw: object, what: str, order: str | None) -> tuple[np.ndarray, str]:
     expected = ORDERS[order or KEYPOINT_ORDER]
     if len(values) != expected.count:
         other = _BY_COUNT.get(len(values))
-        hint = f"; if they are {ORDERS[other].name}, declare it: --source-order {other}" if other else ""
+        declare = f"--source-order {other} or --target-order {other}"
+        hint = f"; if they are {ORDERS[other].name}, declare it: {declare}" if other else ""
         raise DataError(
             f"{what} has {len(values)} keypoints, expected {expected.count} ({expected.name}){hint}",
             got=len(values),
