@@ -17,6 +17,7 @@ COMMANDS = {
     "export": ("posewarp.export.to_onnx", "Checkpoint or module to ONNX, proven against PyTorch."),
     "lint": ("posewarp.export.lint", "What of a model will fail, or move pixels, at a runtime."),
     "fp16": ("posewarp.export.to_fp16", "FP32 ONNX to FP16 or BF16, sampling coordinates in FP32."),
+    "split": ("posewarp.export.split", "Cut in two: one picture's part once, the pose's each time."),
     "parity": ("posewarp.export.parity", "Two models on the same inputs: outputs, and pixels at every warp."),
     "build": ("posewarp.export.to_engine", "TensorRT or TensorRT-RTX engine, checked, with its side-car."),
     "adopt": ("posewarp.export.adopt", "Side-car for an engine that trtexec built."),

@@ -28,6 +28,7 @@ _MODULES = {
     "keypoints": ("KEYPOINT_NAMES", "LIMBS", "check_keypoints", "to_heatmaps"),
     "pipeline": ("PoseTransfer",),
     "session": ("Session",),
+    "split_session": ("SplitSession",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -108,7 +108,7 @@ def shares(model: ModelProto, mixed: ModelProto, ranges: Mapping[str, Range]) ->
 
     flops, low = [], []
     for node, twin in zip(products(index), products(Index(converted)), strict=True):
-        flops.append(_flops(node, index, ranges, types))
+        flops.append(productproduct_flops(node, index, ranges, types))
         low.append(mixed_types[twin.output[0]].elem_type != TensorProto.FLOAT)
     if not flops:
         return 0, 1.0, 1.0
@@ -117,7 +117,7 @@ def shares(model: ModelProto, mixed: ModelProto, ranges: Mapping[str, Range]) ->
     return len(flops), float(np.mean(low)), share
 
 
-def _flops(
+def product_flops(
     node: NodeProto, index: Index, ranges: Mapping[str, Range], types: Mapping[str, TypeProto.Tensor]
 ) -> float:
     """Multiplications and additions of one run, each counted."""

@@ -1,0 +1,105 @@
+"""What a cut is chosen and judged by: shapes, operations, times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from posewarp.export.graphs.execution import open_model
+from posewarp.export.graphs.graph import Index, fresh_name, node_id, tensor_types
+from posewarp.export.graphs.inlining import nodes_of
+from posewarp.export.precision.ranges import Range, measure_ranges
+from posewarp.export.precision.report import PRODUCTS, product_flops
+from posewarp.export.splitting.cut import VIEWS
+from posewarp.runtime.session import Session
+
+Feeds = Mapping[str, np.ndarray]
+
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What is saved where one source serves many poses.
+
+    Attributes:
+        whole, source, pose: cost of one run of each, in one unit: operations, or milliseconds.
+    """
+
+    whole: float
+    source: float
+    pose: float
+
+    @property
+    def saved(self) -> float:
+        """Share of the whole that a further pose of a known source does not cost."""
+        return 1 - self.pose / self.whole
+
+    def times(self, poses: int) -> float:
+        """How many times faster ``poses`` poses of one source are than as many whole runs."""
+        return poses * self.whole / (self.source + poses * self.pose)
+
+
+def measure_shapes(model: ModelProto, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    """Run a flat model once, for the shape of every tensor of its main graph.
+
+    Raises: BackendError if ONNX Runtime cannot run it.
+    """
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.value_info[:]
+    index, types = Index(model), tensor_types(model)
+    taken = {*index.makers, *index.takers, *index.constants, *types}
+    names = [name for node in model.graph.node for name in node.output if name and name in types]
+    probes = {fresh_name(f"{name}_measured", taken): name for name in names}
+    probe.graph.node.extend(helper.make_node("Shape", [name], [shape]) for shape, name in probes.items())
+    with open_model(probe, extra_outputs=list(probes)) as session:
+        results = session.run(feeds)
+    measured = {name: tuple(int(size) for size in results[shape]) for shape, name in probes.items()}
+    return {**{name: array.shape for name, array in feeds.items()}, **measured}
+
+
+def count_operations(
+    flat: ModelProto, runnable: ModelProto, shapes: Mapping[str, tuple[int, ...]], feeds: Feeds
+) -> dict[str, float]:
+    """Multiplications and additions of each node of a flat model's main graph, by its id.
+
+    Of Conv, ConvTranspose, Gemm and MatMul both are counted; of others one for each value that they give, of views
+    none.
+
+    Args:
+        flat: the model.
+        runnable: what ONNX Runtime runs in its place, with the same names (see ``emulation.emulate``).
+        shapes: of its tensors in a run on ``feeds``.
+        feeds: one sample.
+    """
+    sizes = {name: Range(0, 0, float(np.prod(shape))) for name, shape in shapes.items()}
+    ranges = {**sizes, **measure_ranges(runnable, [feeds])}
+    index, types = Index(flat), tensor_types(flat)
+
+    def operations(node: object) -> float:
+        if node.op_type in VIEWS:
+            return 0.0
+        if node.op_type in PRODUCTS:
+            return product_flops(node, index, ranges, types)
+        return sum(ranges[name].elements for name in node.output if name in ranges)
+
+    return {node_id(node): sum(map(operations, nodes_of([node]))) for node in flat.graph.node}
+
+
+def time_parts(whole: Session, source: Session, pose: Session, feeds: Feeds) -> Gain:
+    """Milliseconds of a run of each on one sample: the fastest of several, one after the other in turns."""
+    features = source.run({spec.name: feeds[spec.name] for spec in source.contract.inputs})
+    given = {spec.name: features.get(spec.name, feeds.get(spec.name)) for spec in pose.contract.inputs}
+    taken = {spec.name: feeds[spec.name] for spec in source.contract.inputs}
+    fastest = [float("inf")] * 3
+    for _ in range(_ROUNDS):
+        for place, (session, arrays) in enumerate(((whole, feeds), (source, taken), (pose, given))):
+            started = time.perf_counter()
+            session.run(arrays)
+            fastest[place] = min(fastest[place], 1e3 * (time.perf_counter() - started))
+    return Gain(*fastest)
