@@ -108,7 +108,7 @@ def shares(model: ModelProto, mixed: ModelProto, ranges: Mapping[str, Range]) ->
 
     flops, low = [], []
     for node, twin in zip(products(index), products(Index(converted)), strict=True):
-        flops.append(productproduct_flops(node, index, ranges, types))
+        flops.append(product_flops(node, index, ranges, types))
         low.append(mixed_types[twin.output[0]].elem_type != TensorProto.FLOAT)
     if not flops:
         return 0, 1.0, 1.0
