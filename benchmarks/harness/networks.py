@@ -1,0 +1,102 @@
+"""The networks to measure, from what a user names: each with its ONNX file, and whatever else there is of it.
+
+Files whose names are equal up to the first dot are one network, as posewarp names them: demo.safetensors, demo.onnx,
+demo.fp16.onnx, demo.engine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from posewarp.export.graphs.graph import load_model
+from posewarp.export.ladder.rungs import is_engine, is_torch
+from posewarp.export.ladder.sample_data import read_contract
+from posewarp.export.precision.emulation import half_type
+from posewarp.export.spec import load_spec
+from posewarp.export.to_onnx import to_onnx
+from posewarp.runtime.contract import Contract
+from posewarp.runtime.errors import DataError
+from posewarp.runtime.files import sha256
+
+MADE = ("demo", "deepfashion", "deepfashion-512x352")
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network.
+
+    Attributes:
+        name: its files' common name.
+        onnx: the FP32 file, which is the reference where there is no torch module.
+        contract: what it takes and gives.
+        sha256: of the file that was given, the checkpoint before what is exported from it.
+        torch: a checkpoint of ours, or ``file.py:function`` for an ExportSpec; None if there is neither.
+        others: further files of it: in FP16, engines, other runtimes' models.
+    """
+
+    name: str
+    onnx: Path
+    contract: Contract
+    sha256: str
+    torch: str | None
+    others: tuple[Path, ...] = ()
+
+
+def find_networks(files: Sequence[str], folder: Path) -> list[Network]:
+    """Group the files, and export what has no ONNX file yet.
+
+    Args:
+        files: names of ``MADE`` (deepfashion has random weights), checkpoints, ``file.py:function``, ONNX files,
+            engines, models of other runtimes.
+        folder: for what is made here.
+
+    Raises: DataError if a file does not exist, or an engine comes without its ONNX file; ExportError and
+        CheckpointError of the export.
+    """
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        path = file.rpartition(":")[0] if ".py:" in file else file
+        if file not in MADE and not Path(path).is_file():
+            raise DataError(f"{path} does not exist; expected a file, or one of {', '.join(MADE)}")
+        name = file.rpartition(":")[2] if ".py:" in file else Path(file).name.partition(".")[0]
+        groups.setdefault(name, []).append(_checkpoint(file, folder) if file in MADE else file)
+    return [_network(name, group, folder) for name, group in groups.items()]
+
+
+def _network(name: str, files: Sequence[str], folder: Path) -> Network:
+    torch = next((file for file in files if is_torch(file)), None)
+    graphs = [Path(file) for file in files if Path(file).suffix == ".onnx"]
+    whole = [path for path in graphs if half_type(load_model(path)) == "fp32"]
+    others = tuple(Path(file) for file in files if file != torch and Path(file) not in whole)
+    if len(whole) > 1:
+        raise DataError(f"{whole[0]} and {whole[1]} would both be the FP32 file of {name}; rename one")
+    if whole:
+        onnx = whole[0]
+    elif torch:
+        onnx = folder / f"{name}.onnx"
+        to_onnx(load_spec(torch) if ".py:" in torch else torch, onnx)
+    else:
+        kind = "an engine" if is_engine(files[0]) else "no FP32 network"
+        raise DataError(f"{files[0]} is {kind}; give the FP32 ONNX file or the checkpoint of {name} besides")
+    source = (torch or str(onnx)).rpartition(":")[0] if ".py:" in (torch or "") else torch or str(onnx)
+    return Network(name, onnx, read_contract(load_model(onnx)), sha256(source), torch, others)
+
+
+def _checkpoint(name: str, folder: Path) -> str:
+    """The demo's, or one of a generator with random weights, which hide nothing."""
+    if name == "demo":
+        return str(resources.files("posewarp.models") / "demo/small.safetensors")
+    from posewarp.benchmarks.random_generator import make_random_generator
+    from posewarp.models import checkpoint
+    from posewarp.models.config import GeneratorConfig
+
+    config = GeneratorConfig.preset("deepfashion")
+    if name == "deepfashion-512x352":
+        config = dataclasses.replace(config, height=512, width=352)
+    path = folder / f"{name}.safetensors"
+    checkpoint.save(path, make_random_generator(config).state_dict(), config)
+    return str(path)
