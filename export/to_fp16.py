@@ -25,6 +25,7 @@ from posewarp.export.precision.heads import kept_heads
 from posewarp.export.precision.ranges import measure_ranges
 from posewarp.export.precision.report import Fp16Report, KeptNode, shares
 from posewarp.export.precision.search import smallest_set
+from posewarp.export.splitting.positions import nodes_behind
 from posewarp.runtime import command
 from posewarp.runtime.errors import BackendError, ExportError, ParityError
 from posewarp.runtime.files import atomic_write, check_writable, sha256
@@ -88,7 +89,8 @@ def to_fp16(
         model = rewrite_warps(model, "gridsample" if spelling == "gridsample" else "portable")
     model = inline_functions(model)
     del model.graph.value_info[:]
-    runs = load_inputs(data, read_contract(model), count=_RUNS)
+    contract = read_contract(model)
+    runs = load_inputs(data, contract, count=_RUNS)
     gate = Gate(model, runs[-2:], dtype, tolerance)
     _check_reference(gate)
 
@@ -98,6 +100,7 @@ def to_fp16(
         **bounded_nodes(walker, ranges, dtype),
         **{name: f"heat map or encoding of input {source}" for name, source in input_nodes(walker).items()},
         **kept_heads(model, walker, slices, runs[:1], dtype),
+        **nodes_behind(walker, contract),
         **{name: f"computes where {each.warp.output} samples" for each in slices for name in each.nodes},
     }
     if spelling == "gridsample":
@@ -218,7 +221,8 @@ def _notes(written: ModelProto, spelling: str, dtype: str, products: int) -> tup
         notes.append("it has no Conv, ConvTranspose, Gemm or MatMul: there is little to win")
     if spelling == "plugin":
         notes.append(
-            "ONNX Runtime cannot run the plugin node; emulated was the same graph with the node's body"
+            "ONNX Runtime cannot run the plugin node alone: it needs posewarp's CPU library (make plugins); emulated "
+            "was the same graph with the node's body"
         )
         return tuple(notes)
     try:

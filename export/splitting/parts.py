@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from posewarp.export.graphs.graph import node_id
 from posewarp.export.graphs.inlining import STANDARD, key_of, nodes_of
 from posewarp.export.splitting.cut import choose_features
+from posewarp.export.splitting.positions import position_features
 from posewarp.export.splitting.sides import (
     SOURCE,
     Dims,
@@ -115,20 +116,21 @@ def make_parts(cut: Cut, contract: Contract, sha256: str) -> tuple[ModelProto, M
         known.get(name) or helper.make_tensor_value_info(name, cut.shapes.types[name], specs[name].shape)
         for name in cut.features
     ]
-    pair = hashlib.sha256(json.dumps([sha256, sorted(cut.by), cut.features]).encode()).hexdigest()
-    setting = {
-        "pair": pair,
-        "whole_sha256": sha256,
-        "by": cut.by,
-        "features": cut.features,
-        "shared": [name for name in cut.features if cut.shapes.three and cut.shapes.is_shared(name)],
-    }
     results = [value.name for value in cut.model.graph.output]
     source_outputs = [*features, *(known[name] for name in cut.own if name not in cut.features)]
     source = _part(cut, [known[name] for name in cut.by], source_outputs)
     others = [value for value in cut.model.graph.input if value.name not in cut.by]
     inputs = [*features, *(known[name] for name in cut.kept), *others]
     pose = _part(cut, inputs, [known[name] for name in results if name not in cut.own])
+    pair = hashlib.sha256(json.dumps([sha256, sorted(cut.by), cut.features]).encode()).hexdigest()
+    setting = {
+        "pair": pair,
+        "whole_sha256": sha256,
+        "by": cut.by,
+        "features": cut.features,
+        "positions": position_features(pose, cut.features),
+        "shared": [name for name in cut.features if cut.shapes.three and cut.shapes.is_shared(name)],
+    }
     _write_contract(source, specs, contract, {**setting, "part": SOURCE_PART})
     _write_contract(pose, specs, contract, {**setting, "part": POSE_PART, "whole": asdict(contract)})
     return source, pose
