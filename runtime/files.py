@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +49,36 @@ def check_writable(path: str | os.PathLike[str], error: type[PosewarpError] = Da
         probe.unlink()
     except OSError as exc:
         raise _cannot_write(path, exc, error) from exc
+
+
+def check_outputs(
+    outputs: Mapping[str, str | os.PathLike[str] | None],
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+    error: type[PosewarpError] = DataError,
+) -> None:
+    """Fail now if a command could not write an output, or would overwrite by it what it reads or also writes.
+
+    Args:
+        outputs: paths by what names them to the user, such as ``--json``; None where none is asked for.
+        inputs: what is read; what is no file, such as ``random``, does no harm.
+
+    Raises: ``error`` that names both.
+    """
+    taken = [(f"the input {path}", path) for path in inputs if path is not None]
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        check_writable(path, error)
+        for other, used in taken:
+            if _is_same(path, used):
+                raise error(f"{name} {path} would overwrite {other}; give another path")
+        taken.append((f"{name} {path}", path))
+
+
+def _is_same(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
+    if os.path.realpath(a) == os.path.realpath(b):
+        return True
+    return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

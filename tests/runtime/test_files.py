@@ -6,7 +6,7 @@ import os
 import pytest
 
 from posewarp.runtime.errors import DataError, ExportError
-from posewarp.runtime.files import atomic_write, check_writable, sha256
+from posewarp.runtime.files import atomic_write, check_outputs, check_writable, sha256
 
 
 def fail_halfway(path, failure):
@@ -69,6 +69,29 @@ def test_read_only_folder_is_refused():
 
 def test_check_leaves_nothing(tmp_path):
     check_writable(tmp_path / "m")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("spelled", ["m.onnx", "folder/../m.onnx", "symbolic", "hard"])
+def test_an_output_that_is_an_input_is_refused_however_it_is_spelled(tmp_path, spelled):
+    model = tmp_path / "m.onnx"
+    model.write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "symbolic").symlink_to(model)
+    (tmp_path / "hard").hardlink_to(model)
+    with pytest.raises(
+        ExportError, match=r"^--json .* would overwrite the input .*m.onnx; give another path$"
+    ):
+        check_outputs({"--output": None, "--json": tmp_path / spelled}, ["random", None, model], ExportError)
+
+
+def test_an_output_that_is_another_output_or_cannot_be_written_is_refused(tmp_path):
+    path = tmp_path / "new"
+    with pytest.raises(DataError, match=r"^--json .*new would overwrite --output .*new; give another path$"):
+        check_outputs({"--output": path, "--json": path})
+    with pytest.raises(DataError, match="does not exist"):
+        check_outputs({"--json": tmp_path / "gone" / "m"})
+    check_outputs({"--output": path, "--json": tmp_path / "other"}, [tmp_path / "m.onnx"])
     assert not os.listdir(tmp_path)
 
 
