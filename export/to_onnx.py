@@ -29,7 +29,7 @@ from posewarp.models.config import GeneratorConfig
 from posewarp.runtime import command
 from posewarp.runtime.contract import METADATA_KEY, Contract, TensorSpec
 from posewarp.runtime.errors import ContractError, ExportError
-from posewarp.runtime.files import atomic_write, check_writable
+from posewarp.runtime.files import atomic_write, check_outputs
 
 # GridSample's "linear" of opset 20 is read as nearest by TensorRT's parsers before 11.2.
 DEFAULT_OPSET = 18
@@ -56,7 +56,8 @@ def to_onnx(
         output: the file, replaced if it exists; by default the checkpoint's name with ``.onnx``.
         opset: version of the standard operators, 16 or later.
         warp: spelling of the warps: ``portable``, ``plugin``, ``gridsample`` or ``gather`` (see warps.py).
-            ONNX Runtime cannot run ``plugin``: its proof is that of the same graph with the body put back.
+            ONNX Runtime cannot run ``plugin`` alone: it needs posewarp's CPU library (``make plugins``); its proof is
+            that of the same graph with the body put back.
         options: for a checkpoint: ``io``, ``dynamic_size``, ``weights``, ``trust``, ``config``, ``key``
             (see ``generator_spec.checkpoint_spec``).
 
@@ -77,7 +78,8 @@ def to_onnx(
         output = Path(source).with_suffix(".onnx")
     if Path(output).suffix != ".onnx":  # by which runtimes know it, and which no checkpoint has
         raise ExportError(f"{output} is no name for an ONNX file; let it end in .onnx")
-    check_writable(output, ExportError)
+    read = [] if isinstance(source, ExportSpec) else [source]
+    check_outputs({"output": output}, read, ExportError)
     spec = source if isinstance(source, ExportSpec) else checkpoint_spec(source, **options)
 
     reference = TensorModule(detached_copy(spec.module), len(spec.output_names) + len(spec.intermediates))
@@ -166,7 +168,8 @@ def _notes(spec: ExportSpec, warp: str, minima: dict[str, int]) -> tuple[str, ..
         notes.append("smallest size: " + ", ".join(f"{axis} {size}" for axis, size in minima.items()))
     if warp == "plugin":
         notes.append(
-            "ONNX Runtime cannot run the plugin node: parity is of this graph with the node's body put back"
+            "ONNX Runtime cannot run the plugin node alone: it needs posewarp's CPU library (make plugins); parity is "
+            "of this graph with the node's body put back"
         )
     return tuple(notes)
 
@@ -232,8 +235,8 @@ def _command(
     if output is None and checkpoint is None:
         raise typer.BadParameter("with --spec and no checkpoint, give --output")
     output = output or checkpoint.with_suffix(".onnx")
-    for path in filter(None, (output, json_path)):
-        check_writable(path, ExportError)
+    read = [checkpoint, config, spec and spec.rpartition(":")[0]]
+    check_outputs({"--output": output, "--json": json_path}, read, ExportError)
     report = to_onnx(
         load_spec(spec, checkpoint) if spec else checkpoint, output, opset=opset, warp=warp.value, **options
     )

@@ -15,6 +15,7 @@ from posewarp.runtime.contract import METADATA_KEY, Contract, TensorSpec
 from posewarp.runtime.engine_options import EngineOptions
 from posewarp.runtime.errors import BackendError, ContractError
 from posewarp.runtime.onnx_metadata import read_metadata
+from posewarp.runtime.plugin_library import Place
 from posewarp.runtime.threads import available_cpus
 
 
@@ -43,7 +44,7 @@ class Session:
         threads: int | None = None,
         extra_outputs: Sequence[str] = (),
         contract: Contract | str | os.PathLike[str] | None = None,
-        plugins: Sequence[str | os.PathLike[str]] | None = None,
+        plugins: Place | Sequence[Place] | None = None,
         engine: EngineOptions | None = None,
     ) -> Session:
         """Open a model file.
@@ -60,8 +61,8 @@ class Session:
             contract: instead of the one in the file's metadata, or in a plan's side-car; or an ONNX file that has
                 it, such as the one that a plan was built from. With neither, it is derived from the declared
                 inputs and outputs, with ``io="custom"``.
-            plugins: plugin libraries to use, and no others: on the CPU the one of the sampling core, which runs
-                warps many times faster, for a plan the TensorRT plugin. By default the one that
+            plugins: the plugin library to use, one or several, and no others: on the CPU the one of the sampling
+                core, which runs warps many times faster, for a plan the TensorRT plugin. By default the one that
                 ``plugin_library.find`` finds, if any; ``()`` is none. ``session.backend.name`` says what was
                 taken. A CUDA session of an ONNX file never takes it, since each warp would be copied to the CPU.
             engine: how a plan is run; for nothing else.

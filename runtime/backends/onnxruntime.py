@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -18,7 +17,7 @@ import numpy as np
 from posewarp.runtime import plugin_library
 from posewarp.runtime.contract import TensorSpec
 from posewarp.runtime.errors import BackendError, ContractError, PluginError
-from posewarp.runtime.plugin_library import PluginLibrary
+from posewarp.runtime.plugin_library import Place, PluginLibrary
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ def open_model(
     device: str,
     threads: int,
     extra_outputs: Sequence[str],
-    plugins: Sequence[str | os.PathLike[str]] | None = None,
+    plugins: Place | Sequence[Place] | None = None,
 ) -> OnnxRuntimeBackend:
     """See ``backends.open_model``. ``auto`` takes CUDA where it works, else the CPU.
 
@@ -130,11 +129,11 @@ def open_model(
     return OnnxRuntimeBackend(ort, path, "cpu", threads, extra_outputs, _libraries(plugins))
 
 
-def _libraries(plugins: Sequence[str | os.PathLike[str]] | None) -> list[PluginLibrary]:
+def _libraries(plugins: Place | Sequence[Place] | None) -> list[PluginLibrary]:
     """Those given, or the one that is found, loaded and checked."""
     if plugins is None:
         plugins = [found] if (found := plugin_library.find("cpu")) else []
-    return [plugin_library.load(path) for path in plugins]
+    return [plugin_library.load(path) for path in plugin_library.named("cpu", plugins)]
 
 
 def _warp_hint(message: str, device: str, with_library: bool) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from posewarp.runtime.contract import METADATA_KEY
 from posewarp.runtime.device_array import DeviceArray
 from posewarp.runtime.engine_options import EngineOptions
 from posewarp.runtime.errors import BackendError, ContractError, EngineError, PluginError
+from posewarp.runtime.plugin_library import Place
 from posewarp.runtime.sidecar import Sidecar
 
 _LOG = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def open_model(
     path: Path,
     device: str,
     extra_outputs: Sequence[str],
-    plugins: Sequence[str | os.PathLike[str]] | None,
+    plugins: Place | Sequence[Place] | None,
     options: EngineOptions,
 ) -> TensorRtBackend:
     """See ``backends.open_model``. Checked in this order: file, library, driver, side-car, plugins; then the plan.
@@ -149,7 +149,7 @@ def _check_host_code(path: Path, told: Sidecar | None, options: EngineOptions) -
 
 
 def _plugin_paths(
-    path: Path, library: Library, told: Sidecar | None, plugins: Sequence[str | os.PathLike[str]] | None
+    path: Path, library: Library, told: Sidecar | None, plugins: Place | Sequence[Place] | None
 ) -> list[Path]:
     """The plugin libraries to load: those given, else the one that is found if the plan may need it."""
     if library.captures_itself:  # TensorRT-RTX's networks have no plugin layers
@@ -158,12 +158,11 @@ def _plugin_paths(
         return []
     needed = [] if told is None else list(told.plugins)
     if plugins is not None:
-        paths = [plugin_library.find("tensorrt", each) for each in plugins]
+        paths = plugin_library.named("tensorrt", plugins)
     elif told is None or needed:
-        paths = [plugin_library.find("tensorrt")]
+        paths = [found] if (found := plugin_library.find("tensorrt")) else []
     else:
         paths = []
-    found = [each for each in paths if each is not None]
-    for note in check_plugins(needed, found, path):
+    for note in check_plugins(needed, paths, path):
         _LOG.warning("%s", note)
-    return found
+    return paths

@@ -244,6 +244,16 @@ def test_session_takes_what_is_found_and_says_so(warp_file, library, monkeypatch
         Session.open(path, plugins=["gone.so"])
 
 
+def test_one_library_is_taken_once_however_it_is_named(warp_file, library):
+    path = warp_file()
+    name = Session.open(path).backend.name
+    loaded = plugin_library.load()
+    for plugins in (library, str(library), library.parent, loaded, [loaded, library, str(library.parent)]):
+        assert Session.open(path, plugins=plugins).backend.name == name
+    with pytest.raises(PluginError, match="the path of a plugin library is empty"):
+        Session.open(path, plugins="")
+
+
 def test_shapes_are_inferred_through_the_operator(warp_file, library):
     model = onnx.load(warp_file())
     model.graph.output[0].type.tensor_type.ClearField("shape")

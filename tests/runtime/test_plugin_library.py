@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,9 +63,8 @@ def test_argument_comes_before_environment_and_environment_before_package(place,
 
 
 def test_environment_names_folders_and_files_and_each_library_finds_its_own(place, tmp_path, monkeypatch):
-    (tmp_path / "empty").mkdir()
     cpu, tensorrt, package = place("a"), place("b", TENSORRT), place("package")
-    entries = ("", str(tmp_path / "empty"), str(tensorrt), str(cpu.parent))
+    entries = ("", str(tensorrt), str(cpu.parent))
     monkeypatch.setenv("POSEWARP_PLUGIN_PATH", os.pathsep.join(entries))
     assert find("cpu") == cpu
     assert find("tensorrt") == tensorrt
@@ -72,24 +72,61 @@ def test_environment_names_folders_and_files_and_each_library_finds_its_own(plac
     assert find("cpu") == package
 
 
-@pytest.mark.parametrize("entry", ["gone", "other.so"])
-def test_environment_that_names_something_else_is_an_error(place, tmp_path, monkeypatch, entry):
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("gone", "gone, which does not exist"),
+        (CPU, f"{CPU}, which does not exist"),
+        ("other.so", f"the file .*other.so, whose name must be {CPU} or {TENSORRT}"),
+        ("empty", f"the folder .*empty, which holds no {CPU} or {TENSORRT}"),
+    ],
+)
+def test_environment_that_names_something_else_is_an_error(place, tmp_path, monkeypatch, entry, message):
     place("package")
     (tmp_path / "other.so").touch()
+    (tmp_path / "empty").mkdir()
     monkeypatch.setenv("POSEWARP_PLUGIN_PATH", str(tmp_path / entry))
-    with pytest.raises(PluginError, match=rf"POSEWARP_PLUGIN_PATH names .*{entry}, which is neither"):
+    with pytest.raises(PluginError, match=f"POSEWARP_PLUGIN_PATH names .*{message}"):
         find("cpu")
 
 
-def test_what_was_named_must_be_there(place, tmp_path, monkeypatch):
+def test_dangling_link_in_a_named_folder_is_an_error(place, tmp_path, monkeypatch):
+    place("package")
+    (tmp_path / CPU).symlink_to(tmp_path / "gone")
+    monkeypatch.setenv("POSEWARP_PLUGIN_PATH", str(tmp_path))
+    with pytest.raises(PluginError, match=rf"{CPU} cannot be read"):
+        find("cpu")
+
+
+def test_empty_path_and_unknown_name_are_refused(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place("here").parent)
+    with pytest.raises(PluginError, match="the path of a plugin library is empty"):
+        load("")
+    with pytest.raises(PluginError, match="no plugin library 'x', expected one of cpu, tensorrt"):
+        find("x")
+
+
+def test_loaded_library_is_accepted_where_a_path_is(built):
+    library = load()
+    assert find("cpu", library) == built
+    assert load(library) is library
+
+
+def test_several_names_of_one_library_are_one_and_one_needs_no_list(place, tmp_path):
+    library = place("a")
+    (tmp_path / "link.so").symlink_to(library)
+    several = [library, str(library), library.parent, tmp_path / "link.so"]
+    assert plugin_library.named("cpu", several) == [library]
+    for one in several:
+        assert plugin_library.named("cpu", one) == [library]
+
+
+def test_what_was_named_must_be_there(place, tmp_path):
     place("package")
     with pytest.raises(PluginError, match=r"gone\.so cannot be read: No such file .*make plugins"):
         find("cpu", tmp_path / "gone.so")
     with pytest.raises(PluginError, match=rf"{CPU} cannot be read"):
         find("cpu", tmp_path)
-    monkeypatch.setenv("POSEWARP_PLUGIN_PATH", str(tmp_path / CPU))
-    with pytest.raises(PluginError, match=rf"{CPU} cannot be read"):
-        find("cpu")
 
 
 def test_symbolic_link_is_the_library_it_leads_to(place, tmp_path):
@@ -115,6 +152,76 @@ def test_file_that_is_no_library_is_refused_before_it_is_loaded(place, tmp_path)
         library.write_bytes(content)
         with pytest.raises(PluginError, match="is not a shared library of 64-bit Linux"):
             load(library)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9, 0.999])
+def test_library_whose_tail_is_zeros_is_refused(place, kept):
+    library = place("sparse")
+    size = library.stat().st_size
+    os.truncate(library, int(kept * size))
+    os.truncate(library, size)
+    with pytest.raises(PluginError, match=f"is cut short: {size} bytes, or zeros at its end"):
+        load(library)
+
+
+@pytest.mark.parametrize("table", [0, 2**63, 2**64 - 64])
+def test_library_whose_header_points_nowhere_is_refused(place, table):
+    with pytest.raises(PluginError, match="is cut short"):
+        load(patched(place("wild"), 40, table.to_bytes(8, "little")))
+
+
+def test_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / CPU)
+    for path in (tmp_path / CPU, tmp_path):
+        with pytest.raises(PluginError, match="is no regular file"):
+            load(path)
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """``compiled(source) -> path`` of a library."""
+    compiler = shutil.which("cc") or pytest.skip("there is no C compiler")
+
+    def make(source: str) -> Path:
+        (tmp_path / "other.c").write_text(source)
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", "-o", tmp_path / "other.so", tmp_path / "other.c"], check=True
+        )
+        return tmp_path / "other.so"
+
+    return make
+
+
+def test_library_that_says_no_version_is_refused(compiled):
+    library = compiled("char const* posewarp_cpu_version(void) { return 0; }")
+    with pytest.raises(PluginError, match="is of version unknown, this posewarp is"):
+        load(library)
+
+
+def test_library_with_some_functions_is_refused(compiled):
+    version = plugin_library.metadata.version("posewarp")
+    library = compiled(f'char const* posewarp_cpu_version(void) {{ return "{version}"; }}')
+    with pytest.raises(PluginError, match=rf"cannot be loaded as {CPU}: .*posewarp_cpu_simd"):
+        load(library)
+
+
+def test_version_is_compared_before_other_functions_are_looked_up(compiled):
+    library = compiled('char const* posewarp_cpu_version(void) { return "0.0.0"; }')
+    with pytest.raises(PluginError, match=r"is of version 0\.0\.0"):
+        load(library)
+
+
+def test_library_of_another_hash_is_never_run(compiled, tmp_path):
+    ran = tmp_path / "ran"
+    library = compiled(
+        f'#include <stdio.h>\n__attribute__((constructor)) static void run(void) {{ fopen("{ran}", "w"); }}'
+    )
+    with pytest.raises(PluginError, match=r"has the hash .* expected 0{12}"):
+        load(library, sha256="0" * 64)
+    assert not ran.exists()
+    with pytest.raises(PluginError, match="posewarp_cpu_version"):
+        load(library, sha256=sha256(library))
+    assert ran.exists()
 
 
 @pytest.mark.parametrize(("machine", "named"), [(0xB7, "aarch64"), (0xF3, "machine 243")])
@@ -147,7 +254,9 @@ def test_library_of_another_version_is_refused(place, monkeypatch):
 
 
 def test_library_of_another_hash_is_refused(built):
-    assert load(sha256=sha256(built)).sha256 == sha256(built)
+    digest = sha256(built)
+    for spelling in (digest, digest.upper(), f"sha256:{digest}", f"SHA256:{digest}"):
+        assert load(sha256=spelling).sha256 == digest
     with pytest.raises(PluginError, match=r"has the hash [0-9a-f]{12}\.\.\., expected 000000000000\.\.\."):
         load(sha256="0" * 64)
 
@@ -221,3 +330,40 @@ IMAGE, GRID = np.zeros((1, 3, 4, 4), np.float32), np.zeros((1, 2, 2, 2), np.floa
 def test_wrong_inputs_are_refused(features, grid, words, message):
     with pytest.raises(ContractError, match=message):
         grid_sample(features, grid, *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads is 0, expected an int of at least 1"),
+        ({"threads": -1}, "threads is -1"),
+        ({"threads": 1.5}, "threads is 1.5"),
+        ({"align_corners": 2}, "align_corners is 2, expected True or False"),
+        ({"align_corners": "no"}, "align_corners is 'no'"),
+        ({"align_corners": None}, "align_corners is None"),
+        ({"out": [0.0]}, "out is a list, expected a numpy array"),
+        ({"out": np.zeros((1, 3, 2, 3), np.float32)}, r"out is float32 of shape \(1, 3, 2, 3\)"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ContractError, match=message):
+        grid_sample(IMAGE, GRID, **options)
+
+
+def test_zero_and_one_are_alignments_too(rng):
+    features = rng.standard_normal((1, 3, 4, 4)).astype(np.float32)
+    for number, alignment in ((0, False), (1, True), (np.True_, True)):
+        got = grid_sample(features, GRID + np.float32(0.3), align_corners=number)
+        np.testing.assert_array_equal(
+            got, grid_sample(features, GRID + np.float32(0.3), align_corners=alignment)
+        )
+
+
+def test_result_may_not_overlap_what_it_is_made_of():
+    memory = np.zeros(64, np.float32)
+    features, grid = memory[:12].reshape(1, 3, 2, 2), memory[16:24].reshape(1, 2, 2, 2)
+    for start in (0, 8, 12, 23):
+        with pytest.raises(ContractError, match="out overlaps the features or the grid"):
+            grid_sample(features, grid, out=memory[start : start + 12].reshape(1, 3, 2, 2))
+    out = memory[24:36].reshape(1, 3, 2, 2)
+    assert grid_sample(features, grid, out=out) is out
