@@ -71,22 +71,28 @@ def make_profiles(contract: Contract, shapes: Shapes) -> list[Profile]:
         fixed size, min > opt or opt > max, a size that the contract excludes, or a size that differs from
         another input's of the same axis.
     """
-    count = max(len(shapes.min), len(shapes.opt), len(shapes.max))
-    texts = {"min": shapes.min, "opt": shapes.opt or [""] * count, "max": shapes.max}
-    if shapes.opt and not shapes.min and not shapes.max:
-        texts["min"] = texts["max"] = shapes.opt
-    for kind, given in texts.items():
-        if len(given) != count:
-            raise ContractError(
-                f"--{kind}Shapes is given {len(given)} times, expected {count}: once for each profile",
-                got=len(given),
-                expected=count,
-            )
+    flags = {kind: f"--{kind}Shapes" for kind in KINDS}
+    given = {kind: [parse_shapes(text, flags[kind]) for text in getattr(shapes, kind)] for kind in KINDS}
+    count = max(map(len, given.values()))
+    if given["opt"] and not given["min"] and not given["max"]:
+        given["min"] = given["max"] = given["opt"]
+        flags = dict.fromkeys(KINDS, "--optShapes")
+    if {len(given["min"]), len(given["max"]), len(given["opt"]) or count} != {count}:
+        times = ", ".join(f"{flags[kind]} {len(given[kind])} times" for kind in KINDS)
+        raise ContractError(
+            f"given are {times}; expected --minShapes and --maxShapes once for each profile, and --optShapes as "
+            "often or not at all, or --optShapes alone",
+            got={kind: len(parsed) for kind, parsed in given.items()},
+            expected=count,
+        )
     dynamic = [spec for spec in contract.inputs if any(isinstance(size, str) for size in spec.shape)]
     if not count:
         profiles = [_default(contract, dynamic)] if dynamic else []
     else:
-        profiles = [_given(contract, dynamic, {kind: texts[kind][i] for kind in KINDS}) for i in range(count)]
+        profiles = [
+            _given(contract, dynamic, {k: given[k][i] for k in KINDS if given[k]}, flags)
+            for i in range(count)
+        ]
     for profile in profiles:
         _check(contract, profile)
     return [profile for profile in profiles if profile]
@@ -120,14 +126,19 @@ def _default_sizes(contract: Contract, spec: TensorSpec, axis: str) -> tuple[int
     return None
 
 
-def _given(contract: Contract, dynamic: Sequence[TensorSpec], texts: Mapping[str, str]) -> Profile:
-    shapes = {kind: parse_shapes(text, f"--{kind}Shapes") for kind, text in texts.items() if text}
+def _given(
+    contract: Contract,
+    dynamic: Sequence[TensorSpec],
+    shapes: Mapping[str, Mapping[str, Shape]],
+    flags: Mapping[str, str],
+) -> Profile:
+    """A profile of the shapes under min, max and perhaps opt; ``flags`` are the options that they came by."""
     inputs = {spec.name: spec for spec in contract.inputs}
     for kind, given in shapes.items():
         for name, shape in given.items():
             if name not in inputs:
                 raise ContractError(
-                    f"--{kind}Shapes names input {name}; the model takes {', '.join(inputs)}",
+                    f"{flags[kind]} names input {name}; the model takes {', '.join(inputs)}",
                     got=name,
                     expected=list(inputs),
                 )
@@ -137,7 +148,7 @@ def _given(contract: Contract, dynamic: Sequence[TensorSpec], texts: Mapping[str
             )
             if not fits:
                 raise ContractError(
-                    f"--{kind}Shapes gives input {name} the shape {'x'.join(map(str, shape))}, which does not "
+                    f"{flags[kind]} gives input {name} the shape {'x'.join(map(str, shape))}, which does not "
                     f"fit {inputs[name]}",
                     got=shape,
                     expected=declared,
@@ -146,7 +157,7 @@ def _given(contract: Contract, dynamic: Sequence[TensorSpec], texts: Mapping[str
     for spec in dynamic:
         for kind in ("min", "max"):
             if spec.name not in shapes[kind]:
-                raise ContractError(f"input {spec} is dynamic, and --{kind}Shapes does not name it")
+                raise ContractError(f"input {spec} is dynamic, and {flags[kind]} does not name it")
         least, most = shapes["min"][spec.name], shapes["max"][spec.name]
         opt = shapes.get("opt", {}).get(spec.name)
         if opt is None:

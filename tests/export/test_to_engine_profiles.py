@@ -86,7 +86,10 @@ def test_a_missing_opt_lies_between_min_and_max():
             ),
             "input points: .* is dynamic, and --optShapes does not name it",
         ),
-        (Shapes(opt=["pictures:1x3x64x64"]), "names input pictures; the model takes picture, points"),
+        (
+            Shapes(opt=["pictures:1x3x64x64"]),
+            "--optShapes names input pictures; the model takes picture, points",
+        ),
         (Shapes(opt=["picture:1x64x64,points:1x18x2"]), "gives input picture the shape 1x64x64"),
         (Shapes(opt=["picture:1x4x64x64,points:1x18x2"]), "gives input picture the shape 1x4x64x64"),
         (
@@ -102,11 +105,19 @@ def test_a_missing_opt_lies_between_min_and_max():
             Shapes(opt=["picture:1x3x64x64,points:2x18x2"]),
             "batch = 2 for input points, but 1 for input picture",
         ),
-        (Shapes(opt=["picture=1x3x64x64"]), "--minShapes has 'picture=1x3x64x64', expected name:1x3x256x176"),
-        (Shapes(opt=["picture:1x3x-4x64"]), "--minShapes has"),
+        (Shapes(opt=["picture=1x3x64x64"]), "--optShapes has 'picture=1x3x64x64', expected name:1x3x256x176"),
+        (Shapes(opt=["picture:1x3x-4x64"]), "--optShapes has"),
+        (Shapes(opt=["picture:1x3x64x64"]), "input points: .* is dynamic, and --optShapes does not name it"),
+        (Shapes(opt=["picture:1x3x64"]), "--optShapes gives input picture"),
+        (Shapes(opt=[""]), "--optShapes has ''"),
+        (Shapes(["garbage"]), "--minShapes has 'garbage', expected"),
         (Shapes(opt=["picture:1x3x4x4,picture:1x3x4x4"]), "names input picture twice"),
-        (Shapes(["picture:1x3x64x64,points:1x18x2"]), "--maxShapes is given 0 times, expected 1"),
-        (Shapes(["a", "b"], (), ["a"]), "--maxShapes is given 1 times, expected 2"),
+        (
+            Shapes(["picture:1x3x64x64,points:1x18x2"]),
+            "--minShapes 1 times, --optShapes 0 times, --maxShapes 0 times",
+        ),
+        (Shapes(["a:1", "b:1"], (), ["a:1"]), "--minShapes 2 times, .* --maxShapes 1 times"),
+        (Shapes(["a:1"], ["a:1", "b:1"], ["a:1"]), "--optShapes 2 times"),
     ],
 )
 def test_what_cannot_be_is_refused_by_the_inputs_name(shapes, message):
