@@ -19,7 +19,7 @@ from posewarp.export.graphs.warps import OP, Warp, find_warps, graphs_of, opset_
 from posewarp.runtime import sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
 from posewarp.runtime.errors import BackendError
-from posewarp.runtime.files import atomic_write
+from posewarp.runtime.files import atomic_write, check_outputs
 
 app = typer.Typer(add_completion=False)
 
@@ -34,6 +34,8 @@ def command(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the same as JSON.")] = None,
 ) -> None:
     """Print a model's contract, opset, types, warps and metadata, or what is known of an engine."""
+    read = [model, sidecar.path_of(model)] if model.suffix in _ENGINES else [model]
+    check_outputs({"--json": json_path}, read)
     console = Console(highlight=False, soft_wrap=True)
     if model.suffix in _ENGINES:
         report = inspect_engine(model)

@@ -15,7 +15,7 @@ from posewarp.export.graphs.graph import load_model
 from posewarp.runtime import command, sidecar
 from posewarp.runtime.contract import TensorSpec
 from posewarp.runtime.errors import EngineError
-from posewarp.runtime.files import check_writable, sha256
+from posewarp.runtime.files import check_outputs, sha256
 from posewarp.runtime.sidecar import NOT_EXECUTED, Sidecar
 
 _UNKNOWN = ("device", "targets", "tf32", "profiles", "grid_samples", "plugins", "options")
@@ -32,7 +32,7 @@ def adopt(engine: str | Path, onnx_path: str | Path) -> Sidecar:
         model cannot be read.
     """
     engine, path = Path(engine), Path(onnx_path)
-    check_writable(sidecar.path_of(engine), EngineError)
+    check_outputs({"the side-car": sidecar.path_of(engine)}, [engine, path], EngineError)
     version = sidecar.read_header(engine).version
     known = sidecar.read(engine)
     if known and known.origin == "built" and known.plan["sha256"] == sha256(engine):
@@ -42,7 +42,7 @@ def adopt(engine: str | Path, onnx_path: str | Path) -> Sidecar:
     backend = "rtx" if version and int(version.split(".")[0]) < _FIRST_TENSORRT else "tensorrt"
     model = load_model(path)
     contract = contract_of(model)
-    _, (half, compute) = checked(model, plugins=True)
+    _, (half, compute, _) = checked(model, plugins=True)
     adopted = Sidecar(
         origin="adopted",
         plan={"sha256": sha256(engine), "bytes": engine.stat().st_size},

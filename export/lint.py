@@ -20,7 +20,7 @@ from posewarp.export.linting.targets import Target
 from posewarp.export.linting.warp_rules import WARP_RULES
 from posewarp.runtime import command
 from posewarp.runtime.errors import ExportError
-from posewarp.runtime.files import atomic_write, check_writable
+from posewarp.runtime.files import atomic_write, check_outputs
 
 RULES = sorted((*GRAPH_RULES, *WARP_RULES), key=lambda rule: rule.id)
 
@@ -88,8 +88,7 @@ def _command(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the findings here too.")] = None,
 ) -> None:
     """Look for what will fail, or move pixels, where a model shall run."""
-    if json_path is not None:
-        check_writable(json_path, ExportError)
+    check_outputs({"--json": json_path}, [model], ExportError)
     findings = lint(model, target)
     console = Console(highlight=False, soft_wrap=True)
     for finding in findings:

@@ -43,7 +43,7 @@ from posewarp.export.precision.emulation import is_mixed
 from posewarp.runtime import command, sidecar
 from posewarp.runtime.contract import Contract
 from posewarp.runtime.errors import ParityError
-from posewarp.runtime.files import atomic_write, check_writable
+from posewarp.runtime.files import atomic_write, check_outputs
 
 EMULATED = (
     "FP16 and BF16 are emulated on the CPU: a model of an engine, not a bound; TensorRT's accumulators and fusions "
@@ -87,11 +87,10 @@ def parity(
         if the rungs do not have the same outputs.
     """
     names = str(a), str(b)
+    replace(TOLERANCES[dtype or "fp32"], **(tolerance or {}))  # refuses NaN before anything is opened
     if all(map(is_torch, names)):
         raise ParityError("both are torch modules; one of the two must be a file that posewarp made of it")
-    for path in (save_inputs, save_outputs):
-        if path is not None:
-            check_writable(path)
+    check_outputs({"save_inputs": save_inputs, "save_outputs": save_outputs}, _read(*names, data))
     with ExitStack() as stack:
         rungs: dict[str, Rung] = {}
         try:
@@ -224,6 +223,13 @@ def _notes(first: Rung, second: Rung, notes: list[str]) -> list[str]:
     return notes
 
 
+def _read(*given: object) -> list[str]:
+    """The files behind arguments: also the ``file.py`` of ``file.py:function``, and the side-car of an engine."""
+    names = [str(each) for each in given if each is not None]
+    sources = [name.rpartition(":")[0] for name in names if ":" in name]
+    return [*names, *sources, *(str(sidecar.path_of(name)) for name in names if is_engine(name))]
+
+
 Dtype = Enum("Dtype", {name: name for name in TOLERANCES})
 app = typer.Typer(add_completion=False)
 
@@ -266,8 +272,8 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
 ) -> None:
     """Compare two neighbours of the ladder on the same inputs; exit with 1 if they differ too much."""
-    if json_path is not None:
-        check_writable(json_path)
+    written = {"--save-inputs": save_inputs, "--save-outputs": save_outputs, "--json": json_path}
+    check_outputs(written, _read(a, b, data, contract))
     shapes = min_shapes, opt_shapes, max_shapes
     limits = {"atol": atol, "rtol": rtol, "cosine": cosine, "psnr_db": psnr_db}
     limits |= {"same_flow_px": same_flow_px, "own_flow_px": own_flow_px}

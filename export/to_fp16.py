@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from onnx import ModelProto, helper
 
 from posewarp.export.graphs.coordinates import CoordinateSlice, Walker, coordinate_slices, input_nodes
 from posewarp.export.graphs.execution import open_model
-from posewarp.export.graphs.graph import Index, inline_functions, load_model, save_model
+from posewarp.export.graphs.graph import Index, inline_functions, load_model, read_graph, save_model
 from posewarp.export.graphs.warps import SPELLINGS, find_warps, rewrite_warps
 from posewarp.export.ladder.sample_data import describe, load_inputs, read_contract
 from posewarp.export.precision.bounds import bounded_nodes
@@ -28,7 +29,7 @@ from posewarp.export.precision.search import smallest_set
 from posewarp.export.splitting.positions import nodes_behind
 from posewarp.runtime import command
 from posewarp.runtime.errors import BackendError, ExportError, ParityError
-from posewarp.runtime.files import atomic_write, check_writable, sha256
+from posewarp.runtime.files import atomic_write, check_outputs, sha256
 
 __all__ = ["convert", "to_fp16"]
 
@@ -74,13 +75,9 @@ def to_fp16(
         raise ExportError(f"no dtype {dtype!r}; there are {', '.join(LOW_TYPES)}")
     if warp is not None and warp not in SPELLINGS:
         raise ExportError(f"no warp spelling {warp!r}; there are {', '.join(SPELLINGS)}")
-    output = Path(output) if output is not None else model_path.with_suffix(f".{dtype}.onnx")
-    if output.suffix != ".onnx":
-        raise ExportError(f"{output} is no name for an ONNX file; let it end in .onnx")
-    check_writable(output, ExportError)
+    output = _output(model_path, output, dtype)
+    check_outputs({"output": output}, [model_path, data], ExportError)
     model = load_model(model_path)
-    if output.resolve() == model_path.resolve():
-        raise ExportError(f"{output} is the file to convert; name another output")
     refuse_mixed(model)
     if not find_warps(model):
         spelling = "none"
@@ -112,7 +109,7 @@ def to_fp16(
     products, by_count, by_flops = shares(model, mixed, ranges)
     written = rewrite_warps(mixed, spelling) if spelling in ("plugin", "gather") else mixed
     _write_metadata(written, spelling, model_path)
-    notes = _notes(written, spelling, dtype, products)
+    notes = (*_untested(gate), *_notes(written, spelling, dtype, products))
     save_model(written, output)
     index = Index(model)
     return Fp16Report(
@@ -135,6 +132,13 @@ def to_fp16(
     )
 
 
+def _output(model: Path, output: str | Path | None, dtype: str) -> Path:
+    path = Path(output) if output is not None else model.with_suffix(f".{dtype}.onnx")
+    if path.suffix != ".onnx":
+        raise ExportError(f"{path} is no name for an ONNX file; let it end in .onnx")
+    return path
+
+
 def _check_reference(gate: Gate) -> None:
     for run in gate.expected:
         for name, value in run.items():
@@ -142,6 +146,27 @@ def _check_reference(gate: Gate) -> None:
                 raise ExportError(
                     f"the fp32 model gives NaN or infinity in {name} on these inputs; nothing can be compared with it"
                 )
+
+
+def _untested(gate: Gate) -> list[str]:
+    """Notes on what these inputs cannot show."""
+    notes = []
+    if all(map(_is_constant, _joined(gate.runs).values())):
+        notes.append("the inputs are constant, which tests little: give real ones by --data")
+    still = [name for name, values in _joined(gate.expected).items() if _is_constant(values)]
+    if still:
+        notes.append(
+            f"{', '.join(still)} constant on these inputs, which tests nothing: give others by --data"
+        )
+    return notes
+
+
+def _joined(runs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([run[name].ravel() for run in runs]) for name in runs[0]}
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    return bool((values == values[:1]).all())
 
 
 def _pass(
@@ -261,13 +286,19 @@ def _command(
         bool, typer.Option("--search", help="If the gate fails, bisect which nodes to hold in FP32.")
     ] = False,
     tolerance: Annotated[
-        float | None, typer.Option(min=0, help="For 99.9 % of the values, as a share of full scale.")
+        float | None,
+        typer.Option(
+            min=0,
+            help="For 99.9 % of the values; both absolute, as a share of full scale, and relative: a value may "
+            "be off by TOLERANCE * full scale + TOLERANCE * its own size.",
+        ),
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
 ) -> None:
     """Convert to FP16 or BF16 with every sampling coordinate in FP32, judged by emulation before it is written."""
-    if json_path:
-        check_writable(json_path, ExportError)
+    output = _output(model, output, dtype.value)
+    check_outputs({"--output": output, "--json": json_path}, [model, data], ExportError)
+    read_graph(model)  # whether it is there, and ONNX
     print(
         f"converting {model}; it is run in fp32 and in emulated {dtype.value}, which takes a while ...",
         flush=True,

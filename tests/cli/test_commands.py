@@ -81,6 +81,50 @@ def test_inspect_refuses_what_is_no_model(posewarp, tmp_path, content, message):
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("inspect m.onnx --json m.onnx", "--json m.onnx would overwrite the input m.onnx"),
+        ("lint m.onnx --target rtx --json m.onnx", "--json m.onnx would overwrite the input m.onnx"),
+        ("fp16 m.onnx --json m.fp16.onnx", "--json m.fp16.onnx would overwrite --output m.fp16.onnx"),
+        ("build m.onnx --json m.onnx", "--json m.onnx would overwrite the input m.onnx"),
+        ("build m.onnx --json m.engine", "--json m.engine would overwrite --output m.engine"),
+        ("build m.onnx --json m.engine.json", "would overwrite the side-car m.engine.json"),
+        (
+            "parity m.onnx m.onnx --save-inputs m.onnx",
+            "--save-inputs m.onnx would overwrite the input m.onnx",
+        ),
+        (
+            "parity m.onnx m.onnx --data in.npz --json in.npz",
+            "--json in.npz would overwrite the input in.npz",
+        ),
+        ("parity m.onnx m.engine --json m.engine.json", "would overwrite the input m.engine.json"),
+        ("parity net.py:f m.onnx --json net.py", "--json net.py would overwrite the input net.py"),
+        (
+            "parity m.onnx m.onnx --save-inputs x.json --save-outputs x.json",
+            "--save-outputs x.json would overwrite --save-inputs x.json",
+        ),
+        ("export m.pt --json m.pt", "--json m.pt would overwrite the input m.pt"),
+        ("export m.pt --json m.onnx", "--json m.onnx would overwrite --output m.onnx"),
+        ("adopt m.engine --onnx m.engine.json", "would overwrite the input m.engine.json"),
+    ],
+)
+def test_no_command_overwrites_what_it_reads_or_writes_besides(
+    posewarp, tmp_path, monkeypatch, command, message
+):
+    monkeypatch.chdir(tmp_path)
+    kept = {
+        name: name.encode() for name in ("m.onnx", "m.pt", "m.engine", "m.engine.json", "in.npz", "net.py")
+    }
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    code, _, err = posewarp(*command.split())
+    assert code == 1
+    assert f"{message}; give another path" in err
+    assert err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+
+
 def test_text_file_as_checkpoint_gives_one_line_and_no_file(posewarp, tmp_path):
     path = tmp_path / "generator.pt"
     path.write_text("not a checkpoint\n")

@@ -616,6 +616,15 @@ def test_rules_are_whole_and_documented():
     assert rules_table(RULES) in (ROOT / "docs/lint.md").read_text(), "export/lint.py RULES have changed"
 
 
+def test_the_report_does_not_overwrite_the_model(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(model(WARP), path)
+    before = path.read_bytes()
+    result = CliRunner().invoke(app, ["lint", str(path), "--target", "rtx-1.7", "--json", str(path)])
+    assert "would overwrite the input" in str(result.exception)
+    assert path.read_bytes() == before
+
+
 def test_the_command_prints_writes_json_and_fails_on_what_it_is_told(tmp_path):
     path, report = tmp_path / "m.onnx", tmp_path / "report.json"
     onnx.save(BAD["a layer that gives positions"].model, path)

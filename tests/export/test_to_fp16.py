@@ -262,7 +262,9 @@ def test_a_converted_file_and_the_file_itself_are_refused(write):
     report = to_fp16(path, data=path.with_suffix(".npz"))
     with pytest.raises(ExportError, match="already in fp16 or bf16"):
         to_fp16(report.path, data=path.with_suffix(".npz"))
-    with pytest.raises(ExportError, match="is the file to convert; name another output"):
+    with pytest.raises(
+        ExportError, match=r"output .* would overwrite the input .*model.onnx; give another path"
+    ):
         to_fp16(path, path, data=path.with_suffix(".npz"))
 
 
@@ -292,6 +294,34 @@ def test_the_command_prints_the_report_and_writes_it_as_json(write, tmp_path):
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["share_by_count"] == 1
     assert {kept["operator"] for kept in report["kept"]} == {"Add", "Mul", "Transpose"}
+
+
+@pytest.mark.parametrize("options", [["-o", "model.onnx"], ["--json", "model.onnx"], ["--json", "model.npz"]])
+def test_no_output_overwrites_an_input(write, monkeypatch, options):
+    path = write(FLOW % "Add(scaled, base)", smooth(), **flow_of(4))
+    monkeypatch.chdir(path.parent)
+    before = path.read_bytes()
+    result = CliRunner().invoke(app, ["model.onnx", "--data", "model.npz", *options])
+    assert isinstance(result.exception, ExportError)
+    assert f"{options[1]} would overwrite the input {options[1]}" in str(result.exception)
+    assert path.read_bytes() == before
+    assert files(path.parent) == ["model.npz", "model.onnx"]
+
+
+def test_a_missing_file_is_told_before_anything_is_converted(tmp_path):
+    result = CliRunner().invoke(app, [str(tmp_path / "no.onnx")])
+    assert "no.onnx does not exist" in str(result.exception)
+    assert "converting" not in result.output
+
+
+def test_inputs_that_test_nothing_are_noted(write):
+    path = write(FLOW % "Add(scaled, base)", smooth(), **flow_of(4))
+    real = to_fp16(path, data=path.with_suffix(".npz"))
+    assert not [note for note in real.notes if "constant" in note]
+    path = write(FLOW % "Add(scaled, base)", {k: 0 * v for k, v in smooth().items()}, **flow_of(4))
+    notes = to_fp16(path, data=path.with_suffix(".npz")).notes
+    assert "the inputs are constant, which tests little: give real ones by --data" in notes
+    assert any("y constant on these inputs, which tests nothing" in note for note in notes)
 
 
 def test_the_script_fails_in_one_line(tmp_path):
