@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -37,6 +38,11 @@ class Tolerance:
     psnr_db: float
     same_flow_px: float
     own_flow_px: float
+
+    def __post_init__(self) -> None:
+        for name, limit in asdict(self).items():
+            if not math.isfinite(limit):  # nothing is beyond NaN, so it would let all pass
+                raise ParityError(f"tolerance {name} is {limit}, expected a finite number", got=limit)
 
 
 # FP16 has 11 bits, BF16 8. FP32: what two right runtimes differ by (see difference.py).
@@ -139,14 +145,14 @@ def measure_output(
 
 def _failures(measures: OutputMeasures, tolerance: Tolerance) -> list[str]:
     failures = []
-    if measures.worst > 1:
+    if not measures.worst <= 1:  # so that NaN fails
         failures.append(
             f"p99.9 {measures.p999_abs:.2g}, max {measures.max_abs:.2g}: {measures.worst:.2g} times what "
             f"atol {tolerance.atol:g} and rtol {tolerance.rtol:g} allow"
         )
-    if measures.cosine < tolerance.cosine:
+    if not measures.cosine >= tolerance.cosine:
         failures.append(f"cosine {measures.cosine:.5f} (limit {tolerance.cosine:g})")
-    if measures.psnr_db < tolerance.psnr_db:
+    if not measures.psnr_db >= tolerance.psnr_db:
         failures.append(f"PSNR {measures.psnr_db:.1f} dB (limit {tolerance.psnr_db:g})")
     return failures
 
@@ -157,7 +163,10 @@ def _worst(
     """The largest difference beyond ``free``, as a share of what it may be."""
     # A level of a picture is counted from its black; its value in [-1, 1] may be anything up to 1.
     values = scale if free else np.abs(reference)
-    shares = np.maximum(absolute - free, 0) / (tolerance.atol * scale + tolerance.rtol * values)
+    beyond = np.maximum(absolute - free, 0)
+    limits = np.broadcast_to(tolerance.atol * scale + tolerance.rtol * values, beyond.shape)
+    # Where nothing is allowed, any difference is infinitely too large.
+    shares = np.divide(beyond, limits, out=np.where(beyond > 0, np.inf, 0.0), where=limits > 0)
     return float(max(p999(shares), shares.max() / _MAX_OVER_P999))
 
 

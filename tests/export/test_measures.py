@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from posewarp.export.ladder.measures import TOLERANCES, distance, measure_output, p999
+from posewarp.export.ladder.measures import TOLERANCES, _failures, distance, measure_output, p999
 from posewarp.runtime.errors import ParityError
 
 FP16, FP32 = TOLERANCES["fp16"], TOLERANCES["fp32"]
@@ -127,3 +128,28 @@ def test_distance_and_its_percentile_bear_infinities():
     assert p999(apart) == np.inf
     assert p999(np.arange(1001.0)) == 999
     assert p999(np.zeros(0)) == 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
+def test_a_tolerance_of_nothing_fails_any_difference_and_passes_none(kind):
+    nothing = replace(FP32, atol=0.0, rtol=0.0, cosine=-1.0, psnr_db=0.0)
+    reference = np.zeros((1, 3, 16, 16), kind)
+    got = reference.copy()
+    got[0, 0, 0, 0] = 2
+    assert measured(reference, reference, nothing).passed
+    apart = measured(got, reference, nothing)
+    assert apart.worst == math.inf
+    assert "inf times what atol 0 and rtol 0 allow" in apart.failures[0]
+
+
+def test_a_share_that_is_no_number_is_a_failure():
+    unknown = replace(measured(picture()), worst=math.nan)
+    assert _failures(unknown, FP16)
+
+
+@pytest.mark.parametrize("limit", ["atol", "rtol", "cosine", "psnr_db", "same_flow_px", "own_flow_px"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_limit_that_is_not_finite_is_refused(limit, value):
+    with pytest.raises(ParityError, match=f"tolerance {limit} is {value}, expected a finite number"):
+        replace(FP16, **{limit: value})

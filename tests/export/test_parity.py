@@ -396,6 +396,12 @@ def test_tolerances_can_be_set(files):
     assert strict.status == "failed"
 
 
+@pytest.mark.parametrize("name", ["cosine", "psnr_db", "atol"])
+def test_a_limit_of_nan_is_refused_before_anything_is_opened(name):
+    with pytest.raises(ParityError, match=f"tolerance {name} is nan, expected a finite number"):
+        parity("missing.onnx", "missing.onnx", tolerance={name: math.nan})
+
+
 def test_the_command_exits_with_1_and_one_line(files, tmp_path, monkeypatch, capsys):
     def run(*arguments):
         given = [*map(str, arguments), "--data", "random", "--batch-size", "1"]
