@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,26 @@ _KINDS = {_PLAIN: "tensorrt", _PORTABLE: "portable"}
 _HEADER = 28
 # What an engine of TensorRT-RTX without named targets runs on, and all that is later.
 _RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0")
+
+# What each entry of a side-car is in JSON, and what the objects of its lists hold at least.
+_KINDS_OF_ENTRIES = {
+    "an object": ("plan", "onnx", "versions", "device", "precision", "contract", "options"),
+    "a list": (
+        *("targets", "inputs", "outputs", "profiles", "grid_samples", "plugins", "parity", "unknown"),
+    ),
+    "a text": ("origin", "backend"),
+    "true or false": ("tf32",),
+}
+_JSON = {"an object": dict, "a list": list, "a text": str, "true or false": bool}
+_MAY_BE_NULL = ("device", "contract", "tf32")
+_HELD = {
+    "inputs": ("name", "dtype", "shape"),
+    "outputs": ("name", "dtype", "shape"),
+    "profiles": (),
+    "grid_samples": (),
+    "plugins": ("name", "version", "sha256"),
+    "parity": ("reference", "model", "status"),
+}
 
 
 @dataclass(frozen=True)
@@ -109,23 +129,61 @@ def read(engine: str | os.PathLike[str]) -> Sidecar | None:
     path = path_of(engine)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("format") != FORMAT:
-            raise EngineError(
-                f"{path} is of another format; write it again: posewarp build, or posewarp adopt"
-            )
-        sidecar = Sidecar(**data)
-        if not {"sha256", "bytes"} <= sidecar.plan.keys() or not {"name", "sha256"} <= sidecar.onnx.keys():
-            raise KeyError("plan or onnx")
+        fault = _fault(data)
     except FileNotFoundError:
         return None
     except OSError as exc:
         raise EngineError(f"{path} cannot be read: {exc.strerror}") from exc
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, RecursionError):
+        fault = "it holds no JSON"
+    if fault:
         raise EngineError(
-            f"{path} is not a side-car of an engine ({type(exc).__name__}: {exc}); "
-            "write it again: posewarp build, or posewarp adopt"
-        ) from exc
-    return sidecar
+            f"{path} is not a side-car of an engine: {fault}; write it again: posewarp build, or delete it and "
+            "posewarp adopt"
+        )
+    if data.pop("format") != FORMAT:
+        raise EngineError(f"{path} is of another format; write it again: posewarp build, or posewarp adopt")
+    return Sidecar(**data)
+
+
+def _fault(data: Any) -> str | None:
+    """What is wrong with the JSON of a side-car, in words; None if nothing is."""
+    if not isinstance(data, dict):
+        return f"it holds {_kind(data)}, expected an object"
+    if "format" not in data:
+        return "its entry format is missing"
+    if data["format"] != FORMAT:
+        return None  # what another format holds is not known
+    known = {entry.name: entry for entry in fields(Sidecar)}
+    if unknown := data.keys() - known.keys() - {"format"}:
+        return f"it has the unknown entry {min(unknown)}"
+    for name, entry in known.items():
+        if name not in data and entry.default is MISSING and entry.default_factory is MISSING:
+            return f"its entry {name} is missing"
+    for expected, names in _KINDS_OF_ENTRIES.items():
+        for name in names:
+            value = data.get(name)
+            null = value is None and (name not in data or name in _MAY_BE_NULL)
+            if not null and not isinstance(value, _JSON[expected]):
+                return f"its entry {name} is {_kind(value)}, expected {expected}"
+    for name, keys in _HELD.items():
+        for value in data.get(name, ()):
+            if not isinstance(value, dict) or not value.keys() >= set(keys):
+                return f"its entry {name} holds {_kind(value)}, expected objects with {', '.join(keys) or 'names'}"
+    for name, key, kind in (
+        *(("plan", "sha256", str), ("plan", "bytes", int), ("onnx", "name", str), ("onnx", "sha256", str)),
+        *((("device", "compute_capability", str),) if data.get("device") is not None else ()),
+    ):
+        if not isinstance(data[name].get(key), kind):
+            return f"its entry {name} has no {key}"
+    return None
+
+
+def _kind(value: Any) -> str:
+    """What a value is in JSON."""
+    if value is None:
+        return "null"
+    return next((word for word, kind in _JSON.items() if isinstance(value, kind)), "a number")
 
 
 def write(engine: str | os.PathLike[str], sidecar: Sidecar) -> None:

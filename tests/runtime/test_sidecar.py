@@ -101,6 +101,51 @@ def test_what_is_no_side_car_is_told(engine, text):
         sidecar.check(engine)
 
 
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"plan": []}, "its entry plan is a list, expected an object"),
+        ({"plan": {"sha256": "0" * 64}}, "its entry plan has no bytes"),
+        ({"onnx": {"name": 3, "sha256": ""}}, "its entry onnx has no name"),
+        ({"options": None}, "its entry options is null, expected an object"),
+        ({"device": {}}, "its entry device has no compute_capability"),
+        ({"targets": "8.6"}, "its entry targets is a text, expected a list"),
+        (
+            {"parity": [{"status": "passed"}]},
+            "its entry parity holds an object, expected objects with reference",
+        ),
+        ({"inputs": ["x"]}, "its entry inputs holds a text, expected objects with name, dtype, shape"),
+        ({"tf32": 1}, "its entry tf32 is a number, expected true or false"),
+        ({"more": 1}, "it has the unknown entry more"),
+    ],
+)
+def test_a_wrong_entry_is_named_in_one_line(engine, values, fault):
+    data = json.loads(sidecar.path_of(engine).read_text())
+    sidecar.path_of(engine).write_text(json.dumps({**data, **values}))
+    with pytest.raises(
+        EngineError, match=f"is not a side-car of an engine: {fault}.*; write it again"
+    ) as caught:
+        sidecar.check(engine)
+    assert "Error" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[]", "it holds a list, expected an object"),
+        ("null", "it holds null, expected an object"),
+        ("text", "it holds no JSON"),
+        ("{}", "its entry format is missing"),
+        ('{"format": 1}', "its entry origin is missing"),
+    ],
+)
+def test_what_another_json_holds_is_said_in_words(engine, text, fault):
+    sidecar.path_of(engine).write_text(text)
+    with pytest.raises(EngineError, match=f": {fault};"):
+        sidecar.check(engine)
+
+
 def test_a_side_car_of_another_format_is_told(engine):
     data = json.loads(sidecar.path_of(engine).read_text())
     sidecar.path_of(engine).write_text(json.dumps({**data, "format": 2}))
