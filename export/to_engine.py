@@ -33,6 +33,7 @@ from posewarp.runtime.errors import ContractError, EngineError
 from posewarp.runtime.files import atomic_write, check_writable
 from posewarp.runtime.sidecar import Sidecar
 
+SUFFIXES = (".engine", ".plan")
 _TENSORRT_ONLY = {
     "plugins": "TensorRT-RTX's network has no plugin layers, and its parser aborts when it meets a plugin",
     "version_compatible": "a TensorRT-RTX engine is compiled where it runs",
@@ -65,7 +66,7 @@ def to_engine(
 
     Args:
         onnx_path: the model, from ``posewarp fp16`` or any other.
-        output: the engine, by default ``model.engine`` for ``model.onnx`` and ``model.fp16.onnx``.
+        output: the engine, by default ``model.fp16.engine`` for ``model.fp16.onnx``.
         backend: ``rtx`` (TensorRT-RTX, needs no GPU) or ``tensorrt`` (builds for the GPU it runs on).
         precision: ``fp16`` or ``fp32``: an assertion about the graph, an error where it does not hold.
         profiles: shapes of dynamic inputs; by default from the contract, see ``profiles.make_profiles``.
@@ -136,8 +137,8 @@ def prepare(
     model = load_model(path)
     declared = contract_of(model)
     contract = check_contract(contract, declared) if contract else declared
-    flat, (half, compute) = checked(model, plugins=bool(libraries))
-    check_precision(precision, half, compute)
+    flat, counts = checked(model, plugins=bool(libraries))
+    check_precision(precision, *counts)
     shapes = profiles or Shapes()
     request = BuildRequest(
         backend=backend,
@@ -147,7 +148,7 @@ def prepare(
         grid_samples=grid_samples(flat),
         custom_ops=custom_ops(flat),
         profiles=make_profiles(contract, shapes),
-        targets=tuple(targets),
+        targets=tuple(dict.fromkeys(targets)),
         plugins=libraries,
         **options,
     )
@@ -157,11 +158,16 @@ def prepare(
 def _paths(onnx_path: str | Path, output: str | Path | None) -> tuple[Path, Path]:
     path = Path(onnx_path)
     if output is None:
-        stem = path.name.removesuffix(".onnx").removesuffix(".fp16").removesuffix(".bf16")
-        output = path.with_name(f"{stem}.engine")
+        output = path.with_name(f"{path.name.removesuffix('.onnx')}.engine")
     output = Path(output)
-    if output.suffix in (".onnx", ".json"):
-        raise EngineError(f"{output} is no name for an engine; let it end in .engine")
+    if output.suffix not in SUFFIXES:
+        written = {".onnx": ": that is a model's", ".mnn": ": that is for --backend mnn"}
+        raise EngineError(
+            f"{output} is no name for an engine{written.get(output.suffix, '')}; let it end in .engine or .plan, "
+            "as inspect, parity and sessions expect it",
+            got=output.suffix,
+            expected=SUFFIXES,
+        )
     return path, output
 
 
@@ -214,6 +220,10 @@ def _build(
 
 def _notes(request: BuildRequest, seen: dict[str, Any]) -> list[str]:
     notes = []
+    if seen.get("compute") == 0:
+        notes.append(
+            f"no layers to assert a precision on; {seen['half_tensors'] or 'no'} FP16 or BF16 tensors"
+        )
     islands = [entry["name"] for entry in seen.get("grid_samples", ()) if entry["dtype"] == "float32"]
     if request.backend == "tensorrt" and islands and seen["half"]:
         notes.append(
@@ -258,7 +268,9 @@ _Hardware = Enum("_Hardware", [(name, name) for name in HARDWARE], type=str)
 @app.command("build")
 def _command(
     model: Annotated[Path, typer.Argument(help="An .onnx file; types are as they are in it.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: model.engine.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: as the model, .engine.")
+    ] = None,
     backend: Annotated[
         _Backend, typer.Option(help="rtx needs no GPU; tensorrt builds for the one it runs on.")
     ] = _Backend.rtx,
@@ -305,11 +317,19 @@ def _command(
     """Build a TensorRT or TensorRT-RTX engine, checked against the ONNX file, with a side-car."""
     if json_path:
         check_writable(json_path, EngineError)
+    if print_trtexec:
+        ignored = {"--json": json_path, "--target": target, "--force": force}
+        for option, value in {**ignored, "--backend mnn": backend.value == "mnn"}.items():
+            if value not in (None, False):
+                raise EngineError(
+                    f"{option} has no meaning beside --print-trtexec, which builds nothing and prints lines of "
+                    f"TensorRT's trtexec; leave out one of them"
+                )
     given = {
         "backend": "tensorrt" if print_trtexec else backend.value,
         "precision": precision and precision.value,
         "profiles": Shapes(min_shapes or (), opt_shapes or (), max_shapes or ()),
-        "targets": [part.strip() for part in target.split(",")] if target else (),
+        "targets": _targets(target),
         "plugins": plugins or (),
         "contract": _contract(contract),
         "version_compatible": version_compatible,
@@ -331,6 +351,17 @@ def _command(
     if json_path:
         with atomic_write(json_path, EngineError) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+
+
+def _targets(text: str | None) -> list[str]:
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise EngineError(
+            f"--target has {text!r}, in which a compute capability is empty; expected 8.6,8.9,12.0, or no "
+            "--target for the library's own",
+            got=text,
+        )
+    return list(dict.fromkeys(parts))
 
 
 def _contract(path: Path | None) -> Contract | None:

@@ -50,8 +50,8 @@ def build(request: BuildRequest, tell: Callable[[str, Any], None]) -> dict[str, 
         tell: called with ``log`` and a line, or with ``phase`` and [name, parent, steps], ``step`` and
             [name, number], ``done`` and a name.
 
-    Returns: ``unchanged``, or ``versions``, ``device``, ``layers`` (counts), ``half``, ``compute`` (counts),
-        ``fp32_compute`` (names), ``grid_samples``, ``inputs``, ``outputs``, ``plugins`` (what each library
+    Returns: ``unchanged``, or ``versions``, ``device``, ``layers`` (counts), ``half``, ``compute``, ``half_tensors``
+        (counts), ``fp32_compute`` (names), ``grid_samples``, ``inputs``, ``outputs``, ``plugins`` (what each library
         brought), ``notes``.
     Raises: EngineError; OSError if the plan cannot be written.
     """
@@ -99,7 +99,7 @@ def _build(trt: ModuleType, request: BuildRequest, logger: Any, tell: Callable) 
     if not parser.parse_from_file(request.onnx):
         raise EngineError(f"the ONNX file cannot be parsed: {_parser_errors(parser)}")
     seen = _look(trt, network)
-    check_precision(request.precision, seen["half"], seen["compute"])
+    check_precision(request.precision, seen["half"], seen["compute"], seen["half_tensors"])
     _check_grid_samples(request, seen["grid_samples"])
 
     config = there(builder.create_builder_config(), "no configuration can be made")
@@ -212,12 +212,14 @@ def _look(trt: ModuleType, network: Any) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     compute: Counter[str] = Counter()
     fp32: list[str] = []
+    half_tensors = 0
     grid_samples = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         kind = layer.type.name
         counts[kind] += 1
         result = layer.get_output(0)
+        half_tensors += result.dtype.name in _HALF
         if kind in _COMPUTE and result.dtype.name in _FLOATS:
             compute[result.dtype.name] += 1
             if result.dtype.name == "FLOAT":
@@ -237,6 +239,7 @@ def _look(trt: ModuleType, network: Any) -> dict[str, Any]:
         "layers": dict(counts),
         "half": sum(compute[kind] for kind in _HALF),
         "compute": compute.total(),
+        "half_tensors": half_tensors,
         "fp32_compute": fp32,
         "grid_samples": grid_samples,
         "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
@@ -257,17 +260,21 @@ def _dtype(tensor: Any) -> str:
     return _DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower())
 
 
-def check_precision(asserted: str | None, half: int, compute: int) -> None:
+def check_precision(asserted: str | None, half: int, compute: int, tensors: int) -> None:
     """``--precision`` is an assertion about the graph: no builder flag makes it true.
 
     Args:
         asserted: ``fp16``, ``fp32``, or None for no assertion.
         half, compute: how many Conv, ConvTranspose, Gemm and MatMul are FP16 or BF16, and how many there are.
+        tensors: how many tensors are: what is asserted of a network without such layers, one of warps alone.
 
     Raises: EngineError if it does not hold.
     """
     what = f"{half} of {compute} Conv, ConvTranspose, Gemm and MatMul are FP16 or BF16"
-    if asserted == "fp16" and (not compute or half < LEAST_HALF * compute):
+    if not compute:
+        what = f"there is no Conv, ConvTranspose, Gemm or MatMul, and {tensors} tensors are FP16 or BF16"
+        half = tensors
+    if asserted == "fp16" and (not half or half < LEAST_HALF * compute):
         raise EngineError(
             f"precision fp16 was asserted, but {what}: an engine takes its types from the ONNX file; convert "
             "it first: posewarp fp16 model.onnx",

@@ -154,18 +154,19 @@ def check_types(model: ModelProto, types: Mapping[str, TypeProto.Tensor]) -> Non
                 )
 
 
-def half_share(model: ModelProto, types: Mapping[str, TypeProto.Tensor]) -> tuple[int, int]:
-    """How many Conv, ConvTranspose, Gemm and MatMul are FP16 or BF16, and how many there are."""
+def half_share(model: ModelProto, types: Mapping[str, TypeProto.Tensor]) -> tuple[int, int, int]:
+    """How many Conv, ConvTranspose, Gemm and MatMul are FP16 or BF16, how many there are, and how many tensors are."""
     kinds = [
         types[node.output[0]].elem_type
         for node in _nodes(model)
         if node.op_type in COMPUTE and node.domain in STANDARD and node.output[0] in types
     ]
     half = sum(kind in _HALF for kind in kinds)
-    return half, half + kinds.count(TensorProto.FLOAT)
+    tensors = sum(kind.elem_type in _HALF for kind in types.values())
+    return half, half + kinds.count(TensorProto.FLOAT), tensors
 
 
-def checked(model: ModelProto, *, plugins: bool) -> tuple[ModelProto, tuple[int, int]]:
+def checked(model: ModelProto, *, plugins: bool) -> tuple[ModelProto, tuple[int, int, int]]:
     """``parser_model`` with its types checked, and its ``half_share``.
 
     Raises: ExportError if types are mixed at a node.

@@ -26,6 +26,8 @@ def trtexec_lines(request: BuildRequest, onnx: Path, output: Path) -> list[str]:
         output: the engine.
     """
     lines = []
+    if not output.parent.is_dir():
+        lines += ["# trtexec makes no folder", shlex.join(["mkdir", "-p", str(output.parent)])]
     for major in (10, 11):
         file = onnx
         if request.plugins and major == 10:

@@ -29,13 +29,19 @@ VERSIONS = ("v10_3", "v11_4")
 def test_an_fp16_graph_builds_with_either_major(stub, half, version):
     stub(version)
     report = build(half, precision="fp16")
-    assert report.path == str(half.with_name("model.engine"))
+    assert report.path == str(half.with_name("model.fp16.engine"))
     assert report.sidecar.precision == {"asserted": "fp16", "half": 1, "all": 1}
     told = record(report.path)
     assert told["network_flags"] & 2  # STRONGLY_TYPED, without which 10.3 chooses types itself
     assert "TF32" not in told["flags"]
     assert not {"FP16", "BF16"} & set(told["flags"])
     assert "GridSample layers: 1 bilinear, zeros, align_corners 1, float32" in str(report)
+
+
+def test_fp16_and_fp32_of_one_model_live_side_by_side(stub, half, single):
+    paths = {build(path).path for path in (half, single)}
+    assert paths == {str(half.with_name(name)) for name in ("model.fp16.engine", "model.engine")}
+    assert all(build(path).unchanged for path in (half, single))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -79,7 +85,7 @@ def test_a_level_that_was_accepted_but_is_not_in_the_engine_is_an_error(stub, ha
     stub("v11_4", "lost_level")
     with pytest.raises(EngineError, match=r"ampere\+ was asked, the engine has NONE"):
         build(half, hardware_compatibility="ampere+")
-    assert not (tmp_path / "model.engine").exists()
+    assert not (tmp_path / "model.fp16.engine").exists()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,7 @@ def test_a_missing_library_says_how_to_get_it(half, monkeypatch):
 def test_an_fp32_graph_is_not_fp16_whatever_is_asserted(stub, single, tmp_path, backend):
     with pytest.raises(EngineError, match=r"fp16 was asserted, but 0 of 1 Conv.*posewarp fp16"):
         to_engine(single, backend=backend, precision="fp16")
-    assert not (tmp_path / "model.engine").exists()
+    assert not (tmp_path / "model.fp16.engine").exists()
 
 
 def test_an_fp16_graph_is_not_fp32(stub, half):

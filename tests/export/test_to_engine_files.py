@@ -147,12 +147,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(stub, half, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with pytest.raises(EngineError, match=r"model\.engine cannot be written: File too large"):
+        with pytest.raises(EngineError, match=r"model\.fp16\.engine cannot be written: File too large"):
             build(half)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not (tmp_path / "model.engine").exists()
-    assert not sidecar.path_of(tmp_path / "model.engine").exists()
+    assert not (tmp_path / "model.fp16.engine").exists()
+    assert not sidecar.path_of(tmp_path / "model.fp16.engine").exists()
     assert not left_over(tmp_path)
 
 
@@ -163,8 +163,14 @@ def test_a_missing_folder_is_told_before_the_work(half, monkeypatch):
 
 
 def test_a_model_is_never_overwritten_by_its_engine(half):
-    with pytest.raises(EngineError, match=r"no name for an engine"):
+    with pytest.raises(EngineError, match=r"no name for an engine: that is a model's"):
         to_engine(half, half)
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x", "x.json", "x.mnn"])
+def test_an_engine_has_a_name_that_inspect_and_parity_know(half, name):
+    with pytest.raises(EngineError, match=r"no name for an engine.*; let it end in \.engine or \.plan"):
+        to_engine(half, half.with_name(name))
 
 
 def test_the_pair_is_renamed_so_that_no_side_car_speaks_of_another_plan(stub, half, monkeypatch, tmp_path):
@@ -187,8 +193,8 @@ def test_the_pair_is_renamed_so_that_no_side_car_speaks_of_another_plan(stub, ha
                 build(half, force=True, optimization_level=wanted)
             except KeyboardInterrupt:
                 assert wanted < 2
-        found = sidecar.read(tmp_path / "model.engine")
-        assert found is None or sidecar.check(tmp_path / "model.engine", needed=True)
+        found = sidecar.read(tmp_path / "model.fp16.engine")
+        assert found is None or sidecar.check(tmp_path / "model.fp16.engine", needed=True)
         assert not left_over(tmp_path)
     assert found is not None  # the third time nothing was cut
 
@@ -210,7 +216,7 @@ def test_ending_the_command_ends_the_build(stub, half, tmp_path, monkeypatch):
             time.sleep(0.05)
         else:
             pytest.fail("the builder outlives the command")
-        assert not (tmp_path / "model.engine").exists()
+        assert not (tmp_path / "model.fp16.engine").exists()
         assert left or not left_over(tmp_path)
 
 
@@ -252,7 +258,7 @@ def test_the_side_car_tells_what_the_engine_is(stub, half):
     assert found.tf32 is False
     assert found.profiles[0]["grid"] == {"min": [1, 8, 6, 2], "opt": [1, 8, 6, 2], "max": [8, 8, 6, 2]}
     assert found.parity == [
-        {"reference": "model.fp16.onnx", "model": "model.engine", "status": "not executed"}
+        {"reference": "model.fp16.onnx", "model": "model.fp16.engine", "status": "not executed"}
     ]
     assert not found.proven
     assert "not executed" in str(report)
@@ -273,9 +279,9 @@ def test_an_adopted_engine_says_what_is_not_known(stub, half, tmp_path):
 
 
 def test_what_is_no_plan_is_not_adopted(half, tmp_path):
-    (tmp_path / "model.engine").write_text("text")
+    (tmp_path / "model.fp16.engine").write_text("text")
     with pytest.raises(EngineError, match="not a TensorRT engine"):
-        adopt(tmp_path / "model.engine", half)
+        adopt(tmp_path / "model.fp16.engine", half)
 
 
 def test_a_contract_of_another_model_is_refused(stub, half, tmp_path):

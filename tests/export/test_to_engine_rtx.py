@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from onnx import TensorProto
 from typer.testing import CliRunner
 
 from posewarp.cli.demo import CHECKPOINT
@@ -23,8 +24,9 @@ from posewarp.export.engines.graph import contract_of
 from posewarp.export.engines.profiles import Shapes
 from posewarp.export.graphs.coordinates import coordinate_slices
 from posewarp.export.graphs.graph import load_model, save_model
+from posewarp.export.graphs.warps import rewrite_warps
 from posewarp.export.precision.half import convert
-from posewarp.export.to_engine import to_engine
+from posewarp.export.to_engine import prepare, to_engine
 from posewarp.runtime import sidecar
 from posewarp.runtime.contract import METADATA_KEY
 from posewarp.runtime.errors import ContractError, EngineError
@@ -141,7 +143,7 @@ def test_commands_build_adopt_and_inspect(half, tmp_path):
     assert built.exit_code == 0, built.output
     assert "1 of 1 Conv" in built.output
     assert json.loads((tmp_path / "report.json").read_text())["sidecar"]["targets"] == ["8.6", "8.9"]
-    engine = tmp_path / "model.engine"
+    engine = tmp_path / "model.fp16.engine"
     shown = run.invoke(inspect_app, [str(engine)])
     assert "targets: ['8.6', '8.9']" in shown.output
     assert "'status': 'not executed'" in shown.output
@@ -163,10 +165,52 @@ def test_print_trtexec_builds_nothing_and_asserts_all_the_same(half, tmp_path):
     assert printed.exit_code == 0, printed.output
     assert "--stronglyTyped" in printed.output
     assert "--useRuntime=lean" in printed.output
-    assert not (tmp_path / "model.engine").exists()
+    assert not (tmp_path / "model.fp16.engine").exists()
     single = save_warp_model(tmp_path / "single.onnx")
     refused = run.invoke(module.app, [str(single), "--print-trtexec", "--precision", "fp16"])
     assert isinstance(refused.exception, EngineError)
+
+
+@pytest.mark.parametrize(
+    "option", [["--json", "report.json"], ["--target", "8.6"], ["--force"], ["--backend", "mnn"]]
+)
+def test_print_trtexec_refuses_what_it_would_ignore(half, tmp_path, option, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(module.app, [str(half), "--print-trtexec", *option])
+    assert isinstance(refused.exception, EngineError)
+    assert str(refused.exception).startswith(
+        f"{' '.join(option[: 1 + (option[-1] == 'mnn')])} has no meaning"
+    )
+
+
+@pytest.mark.parametrize("target", ["", "8.6,", ",8.6", "8.6,,8.9"])
+def test_an_empty_target_is_refused(half, target):
+    refused = CliRunner().invoke(module.app, [str(half), "--target", target])
+    assert isinstance(refused.exception, EngineError)
+    assert f"--target has {target!r}, in which" in str(refused.exception)
+
+
+def test_a_target_given_twice_is_one(half):
+    assert prepare(half, targets=["8.6", "8.9", "8.6"])[1].targets == ("8.6", "8.9")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_of_warps_alone_a_precision_is_asserted_by_tensors(tmp_path, precision):
+    model = onnx.load(save_warp_model(tmp_path / "whole.onnx"))
+    (conv,) = [node for node in model.graph.node if node.op_type == "Conv"]
+    model.graph.node.remove(conv)
+    del model.graph.initializer[:]
+    next(node for node in model.graph.node if node.name == "sample").input[0] = "cast"
+    path = tmp_path / "warps.onnx"
+    onnx.save(model, path)
+    if precision == "fp16":
+        with pytest.raises(EngineError, match=r"there is no Conv.* and 0 tensors are FP16 or BF16"):
+            to_engine(path, precision="fp16")
+        next(node for node in model.graph.node if node.name == "cast_in").attribute[0].i = TensorProto.FLOAT16
+        onnx.save(rewrite_warps(model, "portable"), path)
+    report = to_engine(path, precision=precision)
+    assert "no layers to assert a precision on" in str(report)
+    assert ("; no FP16 or BF16 tensors" in str(report)) == (precision == "fp32")
 
 
 def test_a_contract_may_come_from_another_file(half, tmp_path):
@@ -177,7 +221,7 @@ def test_a_contract_may_come_from_another_file(half, tmp_path):
     run = CliRunner()
     built = run.invoke(module.app, [str(half), "--contract", str(tmp_path / "other.onnx")])
     assert built.exit_code == 0, built.output
-    assert sidecar.read(tmp_path / "model.engine").contract["settings"] == {"note": "from another file"}
+    assert sidecar.read(tmp_path / "model.fp16.engine").contract["settings"] == {"note": "from another file"}
     refused = run.invoke(module.app, [str(half), "--contract", str(half)])
     assert isinstance(refused.exception, ContractError)
     assert "carries no contract" in str(refused.exception)

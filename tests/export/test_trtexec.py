@@ -128,6 +128,13 @@ def test_several_profiles_are_numbered():
     assert sum(flag.startswith("--optShapes=") for flag in flags) == 2
 
 
+def test_a_folder_that_is_missing_is_made_first(tmp_path):
+    output = tmp_path / "no dir" / "x.engine"
+    lines = trtexec_lines(BuildRequest("tensorrt", "", ""), Path("model.onnx"), output)
+    assert shlex.split(lines[1]) == ["mkdir", "-p", str(output.parent)]
+    assert lines[2] == "# TensorRT 10"
+
+
 def test_lines_come_from_the_models_own_profile(tmp_path):
     path = engine_models.save_warp_model(tmp_path / "model.onnx", half=True)
     _, request, _ = prepare(path, backend="tensorrt", profiles=Shapes(opt=["picture:2x3x8x6,grid:2x8x6x2"]))
