@@ -55,3 +55,51 @@ def test_what_was_asked_for_and_is_not_there_is_an_error(sources):
     assert done.returncode != 0
     assert "make plugins needs a C++17 compiler" in done.stderr
     assert not (sources / "runtime" / "lib" / CPU).exists()
+    assert "no-such-compiler" in done.stderr  # what CMake said
+
+
+@pytest.fixture
+def configure_only(tmp_path_factory) -> dict[str, str]:
+    """Variables with which the build is configured and then not built."""
+    cmake = shutil.which("cmake") or pytest.skip("there is no cmake on PATH")
+    wrapper = tmp_path_factory.mktemp("bin") / "cmake"
+    wrapper.write_text(f'#!/bin/sh\n[ "$1" = --build ] || exec {cmake} "$@"\n')
+    wrapper.chmod(0o755)
+    return {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+
+
+@pytest.mark.slow
+def test_sources_that_were_moved_with_their_build_are_configured_afresh(
+    sources, configure_only, tmp_path_factory
+):
+    assert make_plugins(sources, **configure_only).returncode == 0
+    moved = sources.rename(tmp_path_factory.mktemp("elsewhere") / "moved")
+    done = make_plugins(moved, **configure_only)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"CMAKE_HOME_DIRECTORY:INTERNAL={moved}/plugins\n"
+        in (moved / "build" / "plugins" / "CMakeCache.txt").read_text()
+    )
+
+
+@pytest.mark.slow
+def test_failure_that_is_not_the_compilers_shows_the_log(sources, configure_only):
+    (sources / "plugins" / "CMakeLists.txt").write_text('message(FATAL_ERROR "no such day")\n')
+    done = make_plugins(sources, **configure_only)
+    assert done.returncode != 0
+    assert "no such day" in done.stderr
+    assert "needs a C++17 compiler" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["off", "0", "no", "false"])
+def test_cuda_is_left_out_whatever_the_word_for_off(sources, configure_only, word):
+    done = make_plugins(sources, POSEWARP_CUDA=word, **configure_only)
+    assert f"{TENSORRT}: not built: POSEWARP_CUDA is OFF" in done.stdout, done.stderr
+
+
+def test_tensorrt_root_that_is_no_folder_is_refused_at_once(sources):
+    done = make_plugins(sources, POSEWARP_CUDA="ON", TensorRT_ROOT=str(sources / "gone"))
+    assert done.returncode != 0
+    assert done.stderr.startswith(f"TensorRT_ROOT is {sources}/gone, which is no folder")
+    assert not (sources / "build").exists()
