@@ -63,7 +63,7 @@ def load_inputs(
         raise DataError(
             f"the model's batch is fixed at {fixed}, got {batch}; ask for {fixed}, or export it dynamic"
         )
-    name, path = str(data or SYNTHETIC), Path(data or SYNTHETIC)
+    name, path, of_arrays = str(data or SYNTHETIC), Path(data or SYNTHETIC), ""
     if name == RANDOM:
         feeds = [_random(contract, batch, size or {}, seed) for seed in range(count)]
     elif name == SYNTHETIC or path.is_dir():
@@ -78,6 +78,8 @@ def load_inputs(
         feeds = [to_feeds(contract, each) for each in _batches(people, batch, count, name)]
     elif path.suffix in (".npz", ".json"):
         recorded = _read_npz(path) if path.suffix == ".npz" else polygraphy_files.read_inputs(path)
+        shapes = ", ".join(f"{each} {array.shape}" for each, array in recorded[0].items())
+        of_arrays = f" (the file's arrays: {shapes})"
         samples = _samples(recorded, contract, name)
         feeds = [
             _stack(each, contract, name)
@@ -91,7 +93,7 @@ def load_inputs(
     try:
         return [contract.prepare(each) for each in feeds]
     except ContractError as exc:
-        raise DataError(f"--data {name} does not fit the model: {exc}") from exc
+        raise DataError(f"--data {name} does not fit the model: {exc}{of_arrays}") from exc
 
 
 def describe(data: str | Path | None) -> str:
@@ -151,7 +153,9 @@ def _batches(samples: Iterable, batch: int, count: int, name: str) -> list[list]
     """The first ``count`` full batches."""
     taken = list(islice(samples, batch * count))
     if len(taken) < batch:
-        raise DataError(f"--data {name} holds {len(taken)} samples, too few for one batch of {batch}")
+        raise DataError(
+            f"--data {name} holds {len(taken)} sample{'s' * (len(taken) != 1)}, too few for one batch of {batch}"
+        )
     return [taken[start : start + batch] for start in range(0, len(taken) - batch + 1, batch)]
 
 
@@ -247,8 +251,14 @@ def _noise(rng: np.random.Generator, spec: TensorSpec, shape: list[int]) -> np.n
 def _read_npz(path: Path) -> list[Feeds]:
     try:
         # Opened here, since np.load leaves what is no archive open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return [dict(arrays)]
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise DataError(
+                    f"{path} is not an .npz file; np.savez({str(path)!r}, input_name=array, ...) writes one"
+                )
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return [dict(arrays)]
     except OSError as exc:
         raise DataError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as exc:
@@ -258,14 +268,47 @@ def _read_npz(path: Path) -> list[Feeds]:
 def _samples(recorded: list[Feeds], contract: Contract, name: str) -> Iterator[Feeds]:
     """One sample after another; where the model's batch is fixed, one run after another."""
     batched, step = _batched(contract), fixed_batch(contract) or 1
+    before = 0  # samples of the runs before
     for feeds in recorded:
         split = {each for each in batched if each in feeds and feeds[each].ndim}
         lengths = {len(feeds[each]) for each in split}
         if len(lengths) > 1:
             raise DataError(f"--data {name}: its arrays hold different numbers of samples, {sorted(lengths)}")
-        for start in range(0, lengths.pop() - step + 1 if lengths else 1, step):
+        length = lengths.pop() if lengths else step
+        for start in range(0, length - step + 1, step):
             part = slice(start, start + step)
-            yield {each: array[part] if each in split else array for each, array in feeds.items()}
+            sample = {each: array[part] if each in split else array for each, array in feeds.items()}
+            _check_values(sample, contract, split, before + start, name)
+            yield sample
+        before += length
+
+
+def _check_values(sample: Feeds, contract: Contract, split: set[str], start: int, name: str) -> None:
+    """Refuse values that the model would be blamed for.
+
+    Args:
+        sample: arrays by input name.
+        contract: what the model takes.
+        split: the arrays whose first axis is the samples.
+        start: number of the first of these.
+        name: of the data.
+    """
+    for spec in contract.inputs:
+        array = np.asarray(sample.get(spec.name, 0))
+        if array.dtype.kind != "f" or np.dtype(spec.dtype).kind != "f":
+            continue
+        good = np.isfinite(array)
+        if array.dtype.itemsize > np.dtype(spec.dtype).itemsize:
+            good &= np.abs(array) <= np.finfo(spec.dtype).max
+        if contract.io == "image" and spec.name.endswith("_keypoints"):
+            good |= np.isnan(array)  # a missing keypoint
+        if not good.all():
+            place = np.argwhere(~good)[0]
+            at = f" in sample {start + place[0]} (counted from 0)" if spec.name in split else ""
+            raise DataError(
+                f"--data {name}: input {spec.name} holds {array[tuple(place)]:g}{at}; expected finite values that "
+                f"{spec.dtype} can hold"
+            )
 
 
 def _stack(samples: list[Feeds], contract: Contract, name: str) -> Feeds:

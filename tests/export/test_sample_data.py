@@ -139,10 +139,13 @@ def test_a_fixed_batch_cuts_the_recording(tmp_path):
     [
         ({"x": counted(2, 2, 8, 6)}, "does not fit the model: missing input y"),
         ({"x": counted(2, 2, 8, 6), "y": counted(3, 3)}, r"different numbers of samples, \[2, 3\]"),
-        ({"x": counted(2, 2, 8, 7), "y": counted(2, 3)}, "expected 6 on axis 3"),
+        (
+            {"x": counted(2, 2, 8, 7), "y": counted(2, 3)},
+            r"expected 6 on axis 3.* \(the file's arrays: x \(2, 2, 8, 7\), y",
+        ),
         ({"x": counted(2, 2, 8, 6).astype(np.uint8), "y": counted(2, 3)}, "has type uint8, expected float32"),
         ({"x": np.float32(1), "y": counted(2, 3)}, "do not fit in one batch: zero-dim"),
-        ({"x": counted(1, 2, 8, 6), "y": counted(1, 3)}, "holds 1 samples, too few for one batch of 2"),
+        ({"x": counted(1, 2, 8, 6), "y": counted(1, 3)}, "holds 1 sample, too few for one batch of 2"),
         ({"x": np.array([{}]), "y": counted(1, 3)}, "not an .npz file of plain arrays"),
     ],
 )
@@ -155,7 +158,8 @@ def test_what_does_not_fit_is_one_line(tmp_path, arrays, message):
     ("name", "content", "message"),
     [
         ("missing.npz", None, "missing.npz cannot be read: No such file"),
-        ("text.npz", b"not a zip", "not an .npz file"),
+        ("text.npz", b"not a zip", "text.npz is not an .npz file; np.savez"),
+        ("empty.npz", b"", "empty.npz is not an .npz file; np.savez"),
         ("cut.npz", b"PK\x03\x04 cut", "not an .npz file"),
         ("missing.json", None, "missing.json cannot be read: No such file"),
         ("other.json", b"{]", "is not Polygraphy's JSON"),
@@ -168,6 +172,35 @@ def test_a_bad_file_is_one_line(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         load_inputs(tmp_path / name, FLOWS)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_value_that_the_model_would_be_blamed_for_names_input_and_sample(tmp_path, value):
+    x = counted(4, 2, 8, 6).astype(np.float64)
+    x[2, 1, 3, 3] = value
+    path = npz(tmp_path, x=x, y=counted(4, 3))
+    said = rf"inputs.npz: input x holds {value:g} in sample 2 \(.*; expected finite values that float32 can".replace(
+        "+", r"\+"
+    )
+    with pytest.raises(DataError, match=said):
+        load_inputs(path, FLOWS, batch=4)
+    assert len(load_inputs(path, FLOWS, batch=2)) == 1
+
+
+def test_samples_of_several_recorded_runs_are_counted_on(tmp_path):
+    bad = {"x": counted(2, 2, 8, 6), "y": np.full((2, 3), np.nan, np.float32)}
+    good = {"x": counted(2, 2, 8, 6), "y": counted(2, 3)}
+    polygraphy_files.save_inputs(tmp_path / "in.json", [good, bad])
+    with pytest.raises(DataError, match="input y holds nan in sample 2"):
+        load_inputs(tmp_path / "in.json", FLOWS, batch=4)
+
+
+def test_a_recorded_keypoint_of_nan_is_a_missing_one(tmp_path):
+    points = np.full((1, 18, 2), np.nan, np.float32)
+    arrays = {"source_image": np.zeros((1, 64, 32, 3), np.uint8), "source_keypoints": points}
+    path = npz(tmp_path, **arrays, target_keypoints=points)
+    assert np.isnan(load_inputs(path, IMAGE)[0]["source_keypoints"]).all()
 
 
 def test_polygraphys_inputs_are_read_as_samples(tmp_path):
