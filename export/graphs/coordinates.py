@@ -161,14 +161,19 @@ class Walker:
         return [node_id(maker), *(node_id(self.index.makers[name]) for name in products)]
 
     def _filters_coordinates(self, node: NodeProto) -> bool:
-        """A fixed filter over a flow: as few channels in and out as a flow has."""
+        """A fixed filter over a flow: as many channels out as in, which are a flow's, or one of them at a time.
+
+        A layer that turns a picture into a flow, 3 channels into 2, is none.
+        """
         shape = self._shape(node.input[1])
         if len(shape) < 3:
             return False
         groups = next((a.i for a in node.attribute if a.name == "group"), 1)
         first, second = shape[:2]
-        channels = (first, second * groups)
-        return all(isinstance(size, int) and size <= _COORDINATES[-1] for size in channels)
+        if not (isinstance(first, int) and isinstance(second, int)):
+            return False
+        volume = len(shape) == 5
+        return first == second * groups and first in (1, _COORDINATES[volume])
 
     def _multiplies_coordinates(self, node: NodeProto) -> bool:
         left, right = node.input[:2]

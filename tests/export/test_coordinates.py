@@ -189,6 +189,18 @@ def test_a_convolution_over_a_flow_is_arithmetic():
     assert found.heads == ("flow",)
 
 
+@pytest.mark.parametrize(("made", "used"), [(2, 3), (3, 3), (2, 1)])
+def test_a_small_layer_over_a_picture_is_a_head(made, used):
+    """No filter of a flow, though it has as few channels."""
+    body = """small = Conv <pads = [1,1,1,1]> (picture, small_w) flow = Slice(small, zero, two, one)
+        last = Transpose <perm = [0,2,3,1]> (flow) grid = Add(last, base)"""
+    sizes = {"zero": np.array([0]), "two": np.array([2]), "one": np.array([1])}
+    constants = {"small_w": (made, used, 3, 3), **sizes}
+    found, operators = only(graph(body, f"float[n,16,8,6] f, float[n,{used},8,6] picture", constants))
+    assert operators == ["Add", "Slice", "Transpose"]
+    assert found.heads == ("small",)
+
+
 def test_heat_maps_are_kept_from_the_keypoints_through_exp_and_attention_is_not():
     body = """step = Sub(points, mean) square = Mul(step, step) less = Neg(square) heat = Exp(less)
         mixed = Conv <pads = [1,1,1,1]> (f, w) other = Exp(mixed) last = Transpose <perm = [0,2,3,1]> (other)
