@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from rich.console import Console
 from rich.table import Table
 
+from posewarp.export.engines.report import made_with, sidecar_lines
 from posewarp.export.graphs.warps import OP, Warp, find_warps, graphs_of, opset_of
 from posewarp.runtime import sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
@@ -39,8 +40,7 @@ def command(
     console = Console(highlight=False, soft_wrap=True)
     if model.suffix in _ENGINES:
         report = inspect_engine(model)
-        for name, value in report.items():
-            console.print(f"{name}: {value}", markup=False)
+        console.print("\n".join(engine_lines(model)), markup=False)
     else:
         report = inspect(model)
         _print(console, model, report)
@@ -59,6 +59,15 @@ def inspect_engine(path: Path) -> dict[str, object]:
     known = sidecar.check(path)
     told = {"kind": header.kind, "version": header.version}
     return told | (json.loads(known.to_json()) if known else {"sidecar": "none"})
+
+
+def engine_lines(path: Path) -> list[str]:
+    """The same for reading: what is known, a line each."""
+    header = sidecar.read_header(path)
+    known = sidecar.check(path)
+    made = made_with(known) if known else f"{header.kind} plan, version {header.version or 'unknown'}"
+    lines = sidecar_lines(known) if known else [f"side-car: none; posewarp adopt {path} --onnx model.onnx"]
+    return [f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {made}", *(f"  {line}" for line in lines)]
 
 
 def _print(console: Console, model: Path, report: dict[str, object]) -> None:

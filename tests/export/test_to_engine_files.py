@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import resource
 import signal
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import onnx
 import pytest
+from typer.testing import CliRunner
 
+from posewarp.cli.inspect_model import app as inspect_app
 from posewarp.export import to_engine as module
 from posewarp.export.adopt import adopt
 from posewarp.export.engines.profiles import Shapes
@@ -262,6 +265,24 @@ def test_the_side_car_tells_what_the_engine_is(stub, half):
     ]
     assert not found.proven
     assert "not executed" in str(report)
+
+
+def test_inspect_shows_an_engine_in_lines_and_all_of_it_as_json(stub, half, tmp_path):
+    engine = build(half, precision="fp16", version_compatible=True).path
+    shown = CliRunner().invoke(inspect_app, [engine, "--json", str(tmp_path / "report.json")])
+    assert shown.exit_code == 0, shown.output
+    first, *lines = shown.output.splitlines()
+    assert first.startswith(f"{engine}: 0.0 MiB, TensorRT 11.4.0.106 on ")
+    assert "  input picture: float32 (batch, 3, 8, 6)" in lines
+    assert "  output warped: float32 (batch, 3, 8, 6)" in lines
+    assert (
+        "  profile: --minShapes=grid:1x8x6x2,picture:1x3x8x6 --optShapes=grid:1x8x6x2,picture:1x3x8x6 "
+        "--maxShapes=grid:8x8x6x2,picture:8x3x8x6"
+    ) in lines
+    assert "  options: precision fp16, version_compatible" in lines
+    assert "  parity model.fp16.onnx -> model.fp16.engine: not executed" in lines
+    assert not [line for line in lines if "None" in line or "{" in line]
+    assert json.loads((tmp_path / "report.json").read_text())["tf32"] is False
 
 
 def test_an_adopted_engine_says_what_is_not_known(stub, half, tmp_path):

@@ -145,12 +145,12 @@ def test_commands_build_adopt_and_inspect(half, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["sidecar"]["targets"] == ["8.6", "8.9"]
     engine = tmp_path / "model.fp16.engine"
     shown = run.invoke(inspect_app, [str(engine)])
-    assert "targets: ['8.6', '8.9']" in shown.output
-    assert "'status': 'not executed'" in shown.output
+    assert "for 8.6, 8.9" in shown.output
+    assert "  parity model.fp16.onnx -> model.fp16.engine: not executed\n" in shown.output
     with pytest.raises(EngineError, match="has the side-car of its build"):
         adopt(engine, half)
     sidecar.path_of(engine).unlink()
-    assert "sidecar: none" in run.invoke(inspect_app, [str(engine)]).output
+    assert "side-car: none; posewarp adopt" in run.invoke(inspect_app, [str(engine)]).output
     adopted = run.invoke(adopt_app, [str(engine), "--onnx", str(half)])
     assert "on your word" in adopted.output
     assert "not known: device" in adopted.output
