@@ -56,7 +56,7 @@ class OnnxRuntimeBackend:
             _register(options, library)
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1  # nodes run one after another; a second pool would only take CPUs
-        options.log_severity_level = 3  # failures are raised; warnings about devices are noise on stderr
+        options.log_severity_level = 4  # failures are raised; what it logs besides is noise on stderr
         model: str | bytes = str(path)
         if extra_outputs:
             model = _with_outputs(path.read_bytes(), extra_outputs)
@@ -160,6 +160,11 @@ def _import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except Exception as exc:  # ImportError, or anything at all where two builds overwrote each other
+        cause: BaseException | None = exc
+        while cause is not None:  # its extension modules turn Ctrl-C during the import into an ImportError
+            if isinstance(cause, (KeyboardInterrupt, SystemExit)):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
         hint = _overwritten() or "; pip install posewarp[cpu]"
         raise BackendError(f"ONNX Runtime cannot be imported ({_reason(exc)}){hint}") from exc
     if not hasattr(onnxruntime, "InferenceSession"):  # what is left after uninstalling one of two
