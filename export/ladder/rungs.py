@@ -15,11 +15,11 @@ import numpy as np
 from onnx import ModelProto
 
 from posewarp.export.engines.profiles import Profile
-from posewarp.export.graphs.execution import open_model
 from posewarp.export.graphs.graph import load_model
 from posewarp.export.graphs.inlining import OURS, key_of
 from posewarp.export.graphs.warps import find_warps, rewrite_warps
 from posewarp.export.ladder import polygraphy_files
+from posewarp.export.ladder.opened import errors_name, open_model
 from posewarp.export.ladder.sample_data import read_contract
 from posewarp.export.precision.emulation import check_rounding, emulate, half_type
 from posewarp.runtime import sidecar
@@ -113,11 +113,12 @@ def _onnx(path: str) -> Iterator[Rung]:
     bodies = {key_of(function) for function in model.functions}
     if dtype != "fp32":
         check_rounding()
-        opened, name = open_model(emulate(model), contract=contract), f"{name} emulated"
+        opened, name = open_model(emulate(model), called=path, contract=contract), f"{name} emulated"
     elif OURS not in bodies and any(warp.spelling == "mixed" for warp in find_warps(model)):
-        opened = open_model(rewrite_warps(model, "portable"), contract=contract)
+        opened = open_model(rewrite_warps(model, "portable"), called=path, contract=contract)
     else:
-        opened = Session.open(path)
+        with errors_name(path):
+            opened = Session.open(path)
     with opened as session:
         yield Rung(f"{name} {path}", dtype, session.run, contract, model)
 
@@ -125,8 +126,11 @@ def _onnx(path: str) -> Iterator[Rung]:
 @contextmanager
 def _engine(path: str, contract: Contract | None) -> Iterator[Rung]:
     name = f"engine {path}"
+    if Path(path).is_dir():
+        raise EngineError(f"{path} is a folder; expected the file of an engine, as posewarp build writes it")
     if not Path(path).is_file():
         raise EngineError(f"{path} does not exist")
+    sidecar.read_header(path)  # the file's own fault, before what this machine lacks
     try:
         session = Session.open(path, device="cuda", contract=contract)
     except (BackendError, EngineError) as exc:

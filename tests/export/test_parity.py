@@ -18,15 +18,25 @@ from posewarp.export.ladder import polygraphy_files, rungs
 from posewarp.export.ladder.cases import make_cases
 from posewarp.export.ladder.divergence import first_divergence
 from posewarp.export.ladder.measures import TOLERANCES
+from posewarp.export.ladder.opened import open_model
 from posewarp.export.ladder.report import ParityReport
 from posewarp.export.ladder.sample_data import load_inputs, read_contract
 from posewarp.export.parity import app, parity
+from posewarp.export.precision.gate import Gate
 from posewarp.export.spec import ExportSpec
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models import checkpoint
 from posewarp.runtime import command, sidecar
+from posewarp.runtime.backends import onnxruntime as backend
 from posewarp.runtime.contract import Contract, TensorSpec
-from posewarp.runtime.errors import ContractError, DataError, ExportError, ParityError
+from posewarp.runtime.errors import (
+    BackendError,
+    ContractError,
+    DataError,
+    EngineError,
+    ExportError,
+    ParityError,
+)
 from posewarp.runtime.files import sha256
 from posewarp.runtime.session import Session
 from posewarp.runtime.sidecar import Sidecar
@@ -258,7 +268,7 @@ def test_a_module_of_ones_own_is_a_rung_and_runs_without_tf32(own_module):
 
 
 def test_an_engine_that_cannot_run_is_not_executed_and_no_pass(files, tmp_path):
-    (tmp_path / "model.engine").write_bytes(b"ftrt")
+    (tmp_path / "model.engine").write_bytes(b"ftrt" + bytes(60))
     report = parity(files("half"), tmp_path / "model.engine", data="random")
     assert report.status == "not executed"
     assert not report.passed
@@ -355,6 +365,68 @@ def test_a_warp_without_its_body_is_run_with_it(files, tmp_path):
 def test_what_cannot_be_compared_is_one_line(files, a, b, error, message):
     with pytest.raises(error, match=message):
         parity(*(name if "." in name else files(name) for name in (a, b)), data="random")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no plan", "^x.engine is not a TensorRT engine"),
+        (b"", "^x.engine is empty"),
+        (None, "^x.engine is a folder"),
+    ],
+)
+def test_a_fault_of_an_engines_file_comes_before_what_the_machine_lacks(
+    files, tmp_path, monkeypatch, content, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.engine").mkdir() if content is None else (tmp_path / "x.engine").write_bytes(content)
+    with pytest.raises(EngineError, match=message):
+        parity(files("reference"), "x.engine", data="random")
+
+
+def unknown_operator():
+    model = resizable()
+    model.graph.node[0].op_type = "Magic"
+    return model
+
+
+def test_errors_of_a_model_in_memory_do_not_name_a_temporary_file():
+    with pytest.raises(BackendError, match=r"^the model cannot be opened by .*Magic"):
+        Gate(unknown_operator(), [], "fp16")
+    with (
+        pytest.raises(BackendError, match=r"^mine.onnx cannot be opened by .*Magic"),
+        open_model(unknown_operator(), called="mine.onnx"),
+    ):
+        pass
+
+
+def test_a_mode_word_of_another_opset_names_the_remedy_in_one_line(tmp_path, capfd):
+    node = helper.make_node("GridSample", ["x", "grid"], ["y"], mode="linear")
+    shapes = {"x": ["n", 3, 8, 8], "grid": ["n", 8, 8, 2], "y": ["n", 3, 8, 8]}
+    x, grid, y = (helper.make_tensor_value_info(name, 1, shape) for name, shape in shapes.items())
+    graph = helper.make_graph([node], "g", [x, grid], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "a.onnx")
+    said = r"a.onnx: .* 'linear', .* bilinear, .*posewarp lint .* any --warp writes it anew$"
+    with pytest.raises(BackendError, match=said):
+        parity(tmp_path / "a.onnx", tmp_path / "a.onnx", data="random")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit])
+def test_ctrl_c_while_onnxruntime_is_imported_stays_what_it_is(monkeypatch, how):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            if name == "onnxruntime":
+                try:
+                    raise how
+                except how as exc:
+                    raise ImportError("initialization failed") from exc
+
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(how):
+        backend._import_onnxruntime()
 
 
 def test_outputs_are_compared_by_name(files, tmp_path):
