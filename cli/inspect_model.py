@@ -17,6 +17,7 @@ from rich.table import Table
 
 from posewarp.export.engines.report import made_with, sidecar_lines
 from posewarp.export.graphs.warps import OP, Warp, find_warps, graphs_of, opset_of
+from posewarp.export.linting.facts import missing_data
 from posewarp.runtime import sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
 from posewarp.runtime.errors import BackendError
@@ -84,6 +85,9 @@ def _print(console: Console, model: Path, report: dict[str, object]) -> None:
     console.print(
         f"weights: {', '.join(f'{count} {name}' for name, count in report['weights'].items()) or 'none'}"
     )
+    for file, state in report["missing_data"].items():
+        said = f"weights missing: they are in {file!r}, which {state}; put it beside the model"
+        console.print(said, markup=False)
     console.print(f"warps: {len(report['warps'])}")
     for warp in report["warps"]:
         console.print("  " + ", ".join(f"{key} {value}" for key, value in warp.items()))
@@ -96,8 +100,9 @@ def _print(console: Console, model: Path, report: dict[str, object]) -> None:
 def inspect(path: Path) -> dict[str, object]:
     """Read an ONNX file without running it.
 
-    Returns: ``opset``, ``nodes``, ``io``, ``inputs``, ``outputs``, ``weights`` (count of each type), ``warps``,
-        ``metadata`` (without the contract, which the other entries show).
+    Returns: ``opset``, ``nodes``, ``io``, ``inputs``, ``outputs``, ``weights`` (count of each type),
+        ``missing_data`` (files of weights that are not there or too short), ``warps``, ``metadata`` (without the
+        contract, which the other entries show).
     Raises: BackendError if the file is missing or not an ONNX model.
     """
     try:
@@ -111,7 +116,9 @@ def inspect(path: Path) -> dict[str, object]:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     contract = metadata.pop(METADATA_KEY, None)
     graphs = list(graphs_of(model.graph))
-    types = Counter(TensorProto.DataType.Name(t.data_type).lower() for g in graphs for t in g.initializer)
+    weights = [tensor for graph in graphs for tensor in graph.initializer]
+    types = Counter(TensorProto.DataType.Name(tensor.data_type).lower() for tensor in weights)
+    missing = {location: state for _, location, state in missing_data(weights, path.parent)}
     return {
         "opset": opset_of(model),
         "nodes": sum(len(graph.node) for graph in graphs),
@@ -119,6 +126,7 @@ def inspect(path: Path) -> dict[str, object]:
         "inputs": _tensors(model, model.graph.input),
         "outputs": _tensors(model, model.graph.output),
         "weights": dict(types),
+        "missing_data": missing,
         "warps": [_warp(warp, model) for warp in find_warps(model)],
         "metadata": metadata,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -126,3 +127,20 @@ class Facts:
 
     def label(self, node: NodeProto) -> str:
         return f"{node.op_type} {node.name or node_id(node)!r}"
+
+
+def missing_data(tensors: Iterable[TensorProto], folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Tensors of a file in ``folder`` whose values lie in another file that is not there, or too short.
+
+    Yields: the tensor's name, that file's, and what is the matter with it.
+    """
+    for tensor in tensors:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            location = entries.get("location", "")
+            file = folder / location
+            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+            size = file.stat().st_size if file.is_file() else -1
+            if size < end:
+                state = "is not there" if size < 0 else f"has {size} bytes of the {end} that it needs"
+                yield tensor.name, location, state

@@ -7,7 +7,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from posewarp.export.graphs.graph import node_id
 from posewarp.export.graphs.inlining import OURS, STANDARD, all_nodes, key_of
-from posewarp.export.linting.facts import HALVES, MOVES, Facts
+from posewarp.export.linting.facts import HALVES, MOVES, Facts, missing_data
 from posewarp.export.linting.rules import GPU, Found, Rules
 
 rule = GRAPH_RULES = Rules()
@@ -49,16 +49,8 @@ def invalid(facts: Facts) -> Found:
     any="error",
 )
 def external_data(facts: Facts) -> Found:
-    folder = facts.path.parent if facts.path else None
-    for tensor in facts.tensors:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        if tensor.data_location == TensorProto.EXTERNAL and folder is not None:
-            file = folder / entries.get("location", "")
-            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-            size = file.stat().st_size if file.is_file() else -1
-            if size < end:
-                state = "is not there" if size < 0 else f"has {size} bytes of the {end} that it needs"
-                yield tensor.name, f"its values are in {entries.get('location')!r}, which {state}"
+    for tensor, location, state in missing_data(facts.tensors, facts.path.parent) if facts.path else ():
+        yield tensor, f"its values are in {location!r}, which {state}"
 
 
 @rule(

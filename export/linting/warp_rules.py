@@ -5,12 +5,14 @@ from __future__ import annotations
 from onnx import NodeProto, TensorProto, helper
 
 from posewarp.export.graphs.inlining import STANDARD
-from posewarp.export.graphs.warps import MODES, RENAMED_OPSET, standard_mode
+from posewarp.export.graphs.warps import MODES, PADDING_MODES, RENAMED_OPSET, standard_mode
 from posewarp.export.linting.facts import HALVES, MOVES, Facts
 from posewarp.export.linting.rules import GPU, Found, Rules
 
 rule = WARP_RULES = Rules()
 
+# What GridSample calls its modes, at one opset or another.
+_WORDS = (*MODES, *(standard_mode(mode, RENAMED_OPSET) for mode in MODES[::2]))
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
 
 
@@ -29,7 +31,7 @@ def wrong_word(facts: Facts) -> Found:
     right = [standard_mode(mode, facts.opset) for mode in MODES]
     for node in facts.plain_warps:
         mode = _text(node, "mode")
-        if node.domain in STANDARD and mode is not None and mode not in right:
+        if node.domain in STANDARD and mode in _WORDS and mode not in right:
             yield facts.label(node), f"has mode {mode!r}, opset {facts.opset} knows {', '.join(right)}"
 
 
@@ -144,6 +146,34 @@ def island(facts: Facts) -> Found:
 
 
 @rule(
+    "PW018",
+    "unknown mode",
+    reason="no opset has such a mode, though the checker takes any word",
+    remedy="Call grid_sample in the module with a mode that exists, and export again",
+    any="error",
+)
+def unknown_mode(facts: Facts) -> Found:
+    for node in facts.warps:
+        mode, known = _text(node, "mode"), _WORDS if node in facts.plain_warps else MODES
+        if mode is not None and mode not in known:
+            yield facts.label(node), f"has mode {mode!r}; there are {', '.join(known)}"
+
+
+@rule(
+    "PW019",
+    "unknown padding mode",
+    reason="no opset has such a padding mode, though the checker takes any word, and TensorRT-RTX 1.7 too",
+    remedy="Call grid_sample in the module with a padding mode that exists, and export again",
+    any="error",
+)
+def unknown_padding(facts: Facts) -> Found:
+    for node in facts.warps:
+        padding = _text(node, "padding_mode")
+        if padding is not None and padding not in PADDING_MODES:
+            yield facts.label(node), f"has padding_mode {padding!r}; there are {', '.join(PADDING_MODES)}"
+
+
+@rule(
     "PW020",
     "half coordinates",
     reason="one rounding of a position to fp16 moves it by up to 0.02 px at width 176, 0.06 px at 512; bf16 by 8 "
@@ -179,6 +209,7 @@ def _rounds(node: NodeProto, facts: Facts) -> bool:
     rtx="warning",
 )
 def tf32(facts: Facts) -> Found:
+    found = {}
     for part in facts.slices:
         heads = [facts.index.makers[name] for name in part.positions if name in facts.index.makers]
         nodes = [*map(facts.index.nodes.get, part.nodes), *heads]
@@ -186,10 +217,14 @@ def tf32(facts: Facts) -> Found:
             n for n in nodes if n.op_type in LAYERS and facts.element(n.output[0]) == TensorProto.FLOAT
         ]
         if products:
-            yield (
-                f"grid {part.warp.grid!r}",
-                f"depends on {facts.label(products[0])}, whose fp32 TF32 would round",
-            )
+            found.setdefault(repr(part.warp.grid), facts.label(products[0]))
+    if found:
+        layers = list(dict.fromkeys(found.values()))
+        more = f" and {len(layers) - 1} more" if layers[1:] else ""
+        yield (
+            f"{'grids' if len(found) > 1 else 'grid'} {', '.join(found)}",
+            f"depends on {layers[0]}{more}, whose fp32 TF32 would round",
+        )
 
 
 @rule(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -65,6 +66,20 @@ def test_inspect_shortens_long_metadata_on_the_screen_only(posewarp, tmp_path):
     assert "4500 characters more, see --json" in out
     assert len(out) < 1500
     assert json.loads((tmp_path / "report.json").read_text())["metadata"]["long"] == "x" * 5000
+
+
+def test_inspect_names_a_file_of_weights_that_is_missing(posewarp, tmp_path):
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[512] x) => (float[512] y) { y = Add (x, w) }'
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(512, np.float32), "w"))
+    path = tmp_path / "big.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="big.data")
+    assert "missing" not in posewarp("inspect", path)[1]
+    (tmp_path / "big.data").unlink()
+    code, out, _ = posewarp("inspect", path)
+    assert code == 0
+    assert "weights missing: they are in 'big.data', which is not there; put it beside the model" in out
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,15 @@ BAD = {
     "the new word at opset 18": Bad(
         "PW010", "rtx-1.7", "GridSample 'out'", model('out = GridSample <mode = "cubic"> (features, grid)')
     ),
+    "a mode that no opset has": Bad(
+        "PW018", "onnxruntime", "GridSample 'out'", model('out = GridSample <mode = "foo"> (features, grid)')
+    ),
+    "a padding mode that no opset has": Bad(
+        "PW019",
+        "tensorrt-11.4",
+        "GridSample 'out'",
+        model('out = GridSample <padding_mode = "wrap"> (features, grid)'),
+    ),
     "linear for an old parser": Bad(
         "PW011",
         "tensorrt-10.3",
@@ -339,13 +348,27 @@ def test_a_planted_fault_is_found_and_nothing_else(name):
     assert {(finding.rule, finding.where) for finding in findings} == {(bad.rule, bad.where)}
 
 
+def test_an_unknown_mode_is_no_word_of_another_opset():
+    (finding,) = lint(BAD["a mode that no opset has"].model, "onnxruntime")
+    assert finding.severity == "error"
+    assert "has mode 'foo'; there are bilinear, nearest, bicubic, linear, cubic" in finding.message
+    assert "--warp" not in finding.remedy
+
+
+def test_tf32_is_found_once_with_all_its_warps():
+    twice = "a = GridSample (features, grid) b = GridSample (features, other) out = Add (a, b)"
+    whole = model(f"{FLOW} grid = Tanh (last) other = Sin (last) {twice}", FEATURES, w=weights(2, 4, 3, 3))
+    (finding,) = lint(whole, "rtx-1.7")
+    assert (finding.rule, finding.where) == ("PW021", "grids 'grid', 'other'")
+
+
 def test_every_rule_has_its_model():
     assert {bad.rule for bad in BAD.values()} == {rule.id for rule in RULES} - {"PW002"}
 
 
 # What these refuse; the other rules are on what they take, and compute otherwise than was meant.
-RTX_REFUSES = {"PW003", "PW004", "PW007", "PW015", "PW040", "PW041"}
-ONNX_RUNTIME_REFUSES = {"PW001", "PW003", "PW004", "PW010", "PW015"}
+RTX_REFUSES = {"PW003", "PW004", "PW007", "PW015", "PW018", "PW040", "PW041"}
+ONNX_RUNTIME_REFUSES = {"PW001", "PW003", "PW004", "PW010", "PW015", "PW018", "PW019"}
 
 
 @pytest.mark.parametrize("name", [name for name, bad in BAD.items() if bad.rule != "PW001"])
