@@ -27,10 +27,11 @@ from posewarp.export.engines.request import BACKENDS, HARDWARE, NAMES, PRECISION
 from posewarp.export.engines.sidecars import assemble, describe, is_same
 from posewarp.export.engines.trtexec import trtexec_lines
 from posewarp.export.graphs.graph import load_model, save_model
+from posewarp.export.to_mnn import to_mnn
 from posewarp.runtime import command, plugin_library, sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
 from posewarp.runtime.errors import ContractError, EngineError
-from posewarp.runtime.files import atomic_write, check_writable
+from posewarp.runtime.files import atomic_write, check_outputs
 from posewarp.runtime.sidecar import Sidecar
 
 SUFFIXES = (".engine", ".plan")
@@ -83,8 +84,7 @@ def to_engine(
     """
     started = time.perf_counter()
     path, output = _paths(onnx_path, output)
-    for written in (output, sidecar.path_of(output)):
-        check_writable(written, EngineError)
+    check_outputs({"output": output, "its side-car": sidecar.path_of(output)}, [path, *plugins], EngineError)
     model, request, contract = prepare(
         path,
         backend=backend,
@@ -169,6 +169,15 @@ def _paths(onnx_path: str | Path, output: str | Path | None) -> tuple[Path, Path
             expected=SUFFIXES,
         )
     return path, output
+
+
+def _outputs(model: Path, output: Path | None, backend: str) -> dict[str, Path]:
+    """What the command writes, by the names that its errors give it."""
+    if backend == "mnn":
+        engine = output or model.with_name(f"{model.name.removesuffix('.onnx')}.mnn")
+    else:
+        _, engine = _paths(model, output)
+    return {"--output": engine, "the side-car": sidecar.path_of(engine)}
 
 
 def _check_words(backend: str, precision: str | None, options: dict[str, Any]) -> None:
@@ -260,7 +269,7 @@ def _display() -> Any:
 
 
 app = typer.Typer(add_completion=False)
-_Backend = Enum("_Backend", [(name, name) for name in BACKENDS], type=str)
+_Backend = Enum("_Backend", [(name, name) for name in (*BACKENDS, "mnn")], type=str)
 _Precision = Enum("_Precision", [(name, name) for name in PRECISIONS], type=str)
 _Hardware = Enum("_Hardware", [(name, name) for name in HARDWARE], type=str)
 
@@ -272,7 +281,8 @@ def _command(
         Path | None, typer.Option("--output", "-o", help="Default: as the model, .engine.")
     ] = None,
     backend: Annotated[
-        _Backend, typer.Option(help="rtx needs no GPU; tensorrt builds for the one it runs on.")
+        _Backend,
+        typer.Option(help="rtx needs no GPU; tensorrt builds for the one it runs on; mnn: for CPUs."),
     ] = _Backend.rtx,
     precision: Annotated[
         _Precision | None, typer.Option(help="Assert that the graph is in it; it converts nothing.")
@@ -311,14 +321,18 @@ def _command(
     print_trtexec: Annotated[
         bool, typer.Option("--print-trtexec", help="Build nothing; print lines for trtexec 10, 11, lean.")
     ] = False,
+    data: Annotated[
+        str | None, typer.Option(help="Inputs that an MNN file is proven with, as for posewarp parity.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build though nothing has changed.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
 ) -> None:
-    """Build a TensorRT or TensorRT-RTX engine, checked against the ONNX file, with a side-car."""
-    if json_path:
-        check_writable(json_path, EngineError)
+    """Build a TensorRT or TensorRT-RTX engine, or an MNN file, checked against the ONNX file, with a side-car."""
+    written = {} if print_trtexec else _outputs(model, output, backend.value)
+    read = [model, contract, data, *(plugins or ())]
+    check_outputs({**written, "--json": json_path}, read, EngineError)
     if print_trtexec:
-        ignored = {"--json": json_path, "--target": target, "--force": force}
+        ignored = {"--json": json_path, "--target": target, "--force": force, "--data": data}
         for option, value in {**ignored, "--backend mnn": backend.value == "mnn"}.items():
             if value not in (None, False):
                 raise EngineError(
@@ -345,8 +359,13 @@ def _command(
         _, request, _ = prepare(path, **given)
         print("\n".join(trtexec_lines(request, path, engine)))
         return
-    with _display() as tell:
-        report = to_engine(model, output, force=force, tell=tell, **given)
+    if given.pop("backend") == "mnn":
+        report = to_mnn(model, output, data=data, force=force, **given)
+    elif data is not None:
+        raise EngineError("--data is for --backend mnn; an engine is compared by posewarp parity")
+    else:
+        with _display() as tell:
+            report = to_engine(model, output, backend=backend.value, force=force, tell=tell, **given)
     print(report)
     if json_path:
         with atomic_write(json_path, EngineError) as temporary:

@@ -70,7 +70,7 @@ class Sidecar:
         origin: ``built`` by posewarp, or ``adopted``: another program built it, and posewarp was told from what.
         plan: ``sha256`` and ``bytes`` of the plan.
         onnx: ``name``, without folder, and ``sha256``, external data included.
-        backend: ``rtx`` or ``tensorrt``.
+        backend: ``rtx``, ``tensorrt`` or ``mnn``.
         versions: of the libraries that took part, by name.
         device: ``name`` and ``compute_capability`` of the GPU that it was built on; None for ``targets``.
         targets: compute capabilities that it was built for.
@@ -275,12 +275,24 @@ def check(
             )
         _check_version(engine, header.version, version, compatible=False, onnx="model.onnx")
         return None
-    onnx = sidecar.onnx["name"]
+    check_content(engine, sidecar)
+    compatible = bool(sidecar.options.get("version_compatible"))
+    _check_version(engine, header.version, version, compatible, sidecar.onnx["name"])
+    _check_capability(engine, sidecar, compute_capability)
+    return sidecar
+
+
+def check_content(engine: str | os.PathLike[str], sidecar: Sidecar) -> None:
+    """Check that a side-car speaks of this file: its length and hash.
+
+    Raises: EngineError if it is cut short, or another file's.
+    """
+    command = f"posewarp build {sidecar.onnx['name']}" + " --backend mnn" * (sidecar.backend == "mnn")
     size = os.path.getsize(engine)
     if size != sidecar.plan["bytes"]:
         raise EngineError(
             f"{engine} has {size} bytes, its side-car speaks of {sidecar.plan['bytes']}: it is cut short, or "
-            f"another engine's side-car lies beside it; build it again: posewarp build {onnx}",
+            f"another engine's side-car lies beside it; build it again: {command}",
             got=size,
             expected=sidecar.plan["bytes"],
         )
@@ -288,14 +300,10 @@ def check(
     if digest != sidecar.plan["sha256"]:
         raise EngineError(
             f"{path_of(engine)} is the side-car of another engine: {engine} has the hash {digest[:12]}..., "
-            f"it speaks of {sidecar.plan['sha256'][:12]}...; build it again: posewarp build {onnx}",
+            f"it speaks of {sidecar.plan['sha256'][:12]}...; build it again: {command}",
             got=digest,
             expected=sidecar.plan["sha256"],
         )
-    compatible = bool(sidecar.options.get("version_compatible"))
-    _check_version(engine, header.version, version, compatible, onnx)
-    _check_capability(engine, sidecar, compute_capability)
-    return sidecar
 
 
 def _check_version(

@@ -20,7 +20,7 @@ from posewarp.runtime.errors import BackendError
 
 DEVICES = ("cpu", "cuda", "auto")
 
-_BY_SUFFIX = {".onnx": "onnxruntime", ".engine": "tensorrt", ".plan": "tensorrt"}
+_BY_SUFFIX = {".onnx": "onnxruntime", ".mnn": "mnn", ".engine": "tensorrt", ".plan": "tensorrt"}
 
 
 class Backend(Protocol):
