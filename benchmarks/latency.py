@@ -246,7 +246,7 @@ def _command(
         Console(stderr=True).status("exporting") as status,
     ):
         latency(
-            find_networks(files or ["demo"], Path(folder)),
+            find_networks(files or ["demo"], Path(folder), data),
             lambda network: _chosen(network, only, own or (), full),
             run,
             batches=batches,

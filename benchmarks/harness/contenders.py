@@ -101,6 +101,7 @@ def _on_cpu(network: Network) -> Iterator[Contender]:
         compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         yield compiled if compiler else replace(compiled, missing="no C++ compiler")
     yield _contender("OpenVINO", "openvino", onnx, ("openvino",))
+    yield replace(_contender("MNN", "session", str(network.mnn), ()), missing=network.no_mnn or None)
 
 
 def _files(network: Network, full: bool) -> Iterator[Contender]:

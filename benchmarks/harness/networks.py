@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from posewarp.export.graphs.graph import load_model
@@ -17,9 +18,10 @@ from posewarp.export.ladder.rungs import is_engine, is_torch
 from posewarp.export.ladder.sample_data import read_contract
 from posewarp.export.precision.emulation import half_type
 from posewarp.export.spec import load_spec
+from posewarp.export.to_mnn import to_mnn
 from posewarp.export.to_onnx import to_onnx
 from posewarp.runtime.contract import Contract
-from posewarp.runtime.errors import DataError
+from posewarp.runtime.errors import DataError, PosewarpError
 from posewarp.runtime.files import sha256
 
 MADE = ("demo", "deepfashion", "deepfashion-512x352")
@@ -35,7 +37,8 @@ class Network:
         contract: what it takes and gives.
         sha256: of the file that was given, the checkpoint before what is exported from it.
         torch: a checkpoint of ours, or ``file.py:function`` for an ExportSpec; None if there is neither.
-        others: further files of it: in FP16, engines, other runtimes' models.
+        mnn: the file for MNN, given or made here; None where ``no_mnn`` says why there is none.
+        others: further files of it: in FP16, and engines.
     """
 
     name: str
@@ -43,16 +46,19 @@ class Network:
     contract: Contract
     sha256: str
     torch: str | None
+    mnn: Path | None = None
+    no_mnn: str = ""
     others: tuple[Path, ...] = ()
 
 
-def find_networks(files: Sequence[str], folder: Path) -> list[Network]:
+def find_networks(files: Sequence[str], folder: Path, data: str | None = None) -> list[Network]:
     """Group the files, and export what has no ONNX file yet.
 
     Args:
         files: names of ``MADE`` (deepfashion has random weights), checkpoints, ``file.py:function``, ONNX files,
             engines, models of other runtimes.
         folder: for what is made here.
+        data: inputs to prove MNN's file with (see sample_data.py).
 
     Raises: DataError if a file does not exist, or an engine comes without its ONNX file; ExportError and
         CheckpointError of the export.
@@ -64,14 +70,15 @@ def find_networks(files: Sequence[str], folder: Path) -> list[Network]:
             raise DataError(f"{path} does not exist; expected a file, or one of {', '.join(MADE)}")
         name = file.rpartition(":")[2] if ".py:" in file else Path(file).name.partition(".")[0]
         groups.setdefault(name, []).append(_checkpoint(file, folder) if file in MADE else file)
-    return [_network(name, group, folder) for name, group in groups.items()]
+    return [_network(name, group, folder, data) for name, group in groups.items()]
 
 
-def _network(name: str, files: Sequence[str], folder: Path) -> Network:
+def _network(name: str, files: Sequence[str], folder: Path, data: str | None) -> Network:
     torch = next((file for file in files if is_torch(file)), None)
     graphs = [Path(file) for file in files if Path(file).suffix == ".onnx"]
     whole = [path for path in graphs if half_type(load_model(path)) == "fp32"]
-    others = tuple(Path(file) for file in files if file != torch and Path(file) not in whole)
+    mnn = next((Path(file) for file in files if Path(file).suffix == ".mnn"), None)
+    others = tuple(Path(file) for file in files if file != torch and Path(file) not in (*whole, mnn))
     if len(whole) > 1:
         raise DataError(f"{whole[0]} and {whole[1]} would both be the FP32 file of {name}; rename one")
     if whole:
@@ -82,8 +89,25 @@ def _network(name: str, files: Sequence[str], folder: Path) -> Network:
     else:
         kind = "an engine" if is_engine(files[0]) else "no FP32 network"
         raise DataError(f"{files[0]} is {kind}; give the FP32 ONNX file or the checkpoint of {name} besides")
-    source = (torch or str(onnx)).rpartition(":")[0] if ".py:" in (torch or "") else torch or str(onnx)
-    return Network(name, onnx, read_contract(load_model(onnx)), sha256(source), torch, others)
+    source = torch or str(onnx)
+    if ".py:" in source:
+        source = source.rpartition(":")[0]
+    no_mnn = ""
+    if mnn is None:
+        mnn, no_mnn = _make_mnn(onnx, folder / f"{name}.mnn", data)
+    contract = read_contract(load_model(onnx))
+    return Network(name, onnx, contract, sha256(source), torch, mnn, no_mnn, others)
+
+
+def _make_mnn(onnx: Path, output: Path, data: str | None) -> tuple[Path | None, str]:
+    """The file, or why there is none: one more contender is not worth the others' run."""
+    if find_spec("MNN") is None:
+        return None, "MNN is not installed"
+    try:
+        to_mnn(onnx, output, data=data)
+    except PosewarpError as exc:
+        return None, " ".join(str(exc).split())
+    return output, ""
 
 
 def _checkpoint(name: str, folder: Path) -> str:
