@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
@@ -64,6 +64,14 @@ class Cut:
         dims = self.shapes.dims[name]
         return TensorSpec(name, dtype, tuple(f"{name}_{i}" if d is None else d for i, d in enumerate(dims)))
 
+    def narrowed(self, spec: TensorSpec) -> TensorSpec:
+        """A result's spec, its sizes numbers where these are known."""
+        dims = self.shapes.dims[spec.name]
+        if len(dims) != len(spec.shape):  # the file says nothing of its axes
+            return self.spec(spec.name)
+        sizes = (d if isinstance(d, int) else said for d, said in zip(dims, spec.shape, strict=True))
+        return replace(spec, shape=tuple(sizes))
+
 
 def cut(flat: ModelProto, shapes: Shapes, by: Sequence[str]) -> Cut:
     """Cut a flat model by what depends on some inputs alone.
@@ -110,6 +118,8 @@ def make_parts(cut: Cut, contract: Contract, sha256: str) -> tuple[ModelProto, M
         sha256: of its file.
     """
     known = {value.name: value for value in (*cut.model.graph.input, *cut.model.graph.output)}
+    # Runtimes infer what a file leaves open, and refuse a contract that then says less.
+    contract = replace(contract, outputs=tuple(map(cut.narrowed, contract.outputs)))
     specs = {spec.name: spec for spec in (*contract.inputs, *contract.outputs)}
     specs.update((name, cut.spec(name)) for name in cut.features if name not in specs)
     features = [
