@@ -80,8 +80,8 @@ class Gate:
         return tuple(
             drift.warp
             for drift in drifts
-            if (drift.own_flow_p999_px or 0) > self.tolerance.own_flow_px
-            or (drift.same_flow_p999_px or 0) > self.tolerance.same_flow_px
+            if not (drift.own_flow_p999_px or 0) <= self.tolerance.own_flow_px  # so that NaN fails
+            or not (drift.same_flow_p999_px or 0) <= self.tolerance.same_flow_px
         )
 
     def judge(self, mixed: ModelProto, drifts: Sequence[WarpDrift] | None = None) -> Verdict:

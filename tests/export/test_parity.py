@@ -17,6 +17,7 @@ from posewarp.export.engines.profiles import Shapes
 from posewarp.export.ladder import polygraphy_files, rungs
 from posewarp.export.ladder.cases import make_cases
 from posewarp.export.ladder.divergence import first_divergence
+from posewarp.export.ladder.drift import WarpDrift
 from posewarp.export.ladder.measures import TOLERANCES
 from posewarp.export.ladder.opened import open_model
 from posewarp.export.ladder.report import ParityReport
@@ -398,6 +399,12 @@ def test_errors_of_a_model_in_memory_do_not_name_a_temporary_file():
         open_model(unknown_operator(), called="mine.onnx"),
     ):
         pass
+
+
+def test_a_warp_that_moved_by_nan_has_moved(files):
+    gate = Gate(onnx.load(files("reference")), [], "fp16")
+    assert gate.moved([WarpDrift("still", 0.0, 0.0, 0.0, 0.0)]) == ()
+    assert gate.moved([WarpDrift("own", 0.0, 0.0, math.nan), WarpDrift("same", math.nan)]) == ("own", "same")
 
 
 def test_a_mode_word_of_another_opset_names_the_remedy_in_one_line(tmp_path, capfd):
