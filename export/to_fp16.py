@@ -156,7 +156,7 @@ def _untested(gate: Gate) -> list[str]:
     still = [name for name, values in _joined(gate.expected).items() if _is_constant(values)]
     if still:
         notes.append(
-            f"{', '.join(still)} constant on these inputs, which tests nothing: give others by --data"
+            f"constant on these inputs, which tests nothing: {', '.join(still)}; give others by --data"
         )
     return notes
 
