@@ -10,11 +10,11 @@ from math import prod
 import numpy as np
 from onnx import ModelProto, TensorProto
 
+from posewarp.export.graphs.execution import open_model
 from posewarp.export.graphs.graph import Index, inline_functions, tensor_types
 from posewarp.export.graphs.inlining import OP
 from posewarp.export.graphs.warps import find_warps
 from posewarp.export.ladder.measures import Tolerance, distance, p999
-from posewarp.export.ladder.opened import open_model
 from posewarp.export.precision.emulation import emulate, is_mixed
 
 # Tensors are returned besides the outputs in parts of this size, so that memory stays bounded.

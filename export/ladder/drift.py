@@ -17,11 +17,11 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from posewarp.export.graphs.coordinates import coordinate_slices
+from posewarp.export.graphs.execution import open_model
 from posewarp.export.graphs.graph import bodies, fresh_name, inline_functions
 from posewarp.export.graphs.warps import Warp, find_warps
 from posewarp.export.ladder.measures import distance
 from posewarp.export.ladder.measures import p999 as p999_of
-from posewarp.export.ladder.opened import open_model
 from posewarp.export.precision.emulation import emulate, is_mixed
 
 Feeds = Mapping[str, np.ndarray]

@@ -15,11 +15,11 @@ import numpy as np
 from onnx import ModelProto
 
 from posewarp.export.engines.profiles import Profile
+from posewarp.export.graphs.execution import errors_name, open_model
 from posewarp.export.graphs.graph import load_model
 from posewarp.export.graphs.inlining import OURS, key_of
 from posewarp.export.graphs.warps import find_warps, rewrite_warps
 from posewarp.export.ladder import polygraphy_files
-from posewarp.export.ladder.opened import errors_name, open_model
 from posewarp.export.ladder.sample_data import read_contract
 from posewarp.export.precision.emulation import check_rounding, emulate, half_type
 from posewarp.runtime import sidecar

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto
 
+from posewarp.export.graphs.execution import open_model
 from posewarp.export.ladder.drift import WarpDrift, coordinate_drift
 from posewarp.export.ladder.measures import TOLERANCES, OutputMeasures, measure_output
-from posewarp.export.ladder.opened import open_model
 from posewarp.export.ladder.sample_data import read_contract
 from posewarp.export.precision.emulation import emulate
 

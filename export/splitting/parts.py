@@ -147,7 +147,7 @@ def make_parts(cut: Cut, contract: Contract, sha256: str) -> tuple[ModelProto, M
 
 
 def _part(cut: Cut, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> ModelProto:
-    """What computes ``outputs`` from some of ``inputs``; those of no use are left out, unless nothing else is."""
+    """What computes ``outputs`` from some of ``inputs``: those that it needs, if only for a size."""
     graph = cut.model.graph
     given = {value.name for value in inputs}
     makers = {name: node for node in graph.node for name in node.output if name}
@@ -169,10 +169,11 @@ def _part(cut: Cut, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInf
     for field in (part.graph.node, part.graph.input, part.graph.output, part.graph.value_info):
         del field[:]
     nodes = [node for node in graph.node if node_id(node) in wanted]
-    sizing = {axis for node in nodes for axis in cut.sizes.get(node_id(node), ()) if isinstance(axis, str)}
+    sizing = sorted({axis for n in nodes for axis in cut.sizes.get(node_id(n), ()) if isinstance(axis, str)})
     held = [value for value in inputs if value.name in used]
-    if missing := sizing - {axis for value in held for axis in axis_names(value)}:
-        held += [v for v in inputs if v not in held and missing & set(axis_names(v))][:1]
+    for axis in sizing:
+        if not any(axis in axis_names(value) for value in held):
+            held.append(next(value for value in inputs if axis in axis_names(value)))
     part.graph.input.extend(held)
     part.graph.output.extend(outputs)
     kept = [tensor for tensor in part.graph.initializer if tensor.name in used]

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from posewarp.export.graphs.graph import bodies, fresh_name, tensor_types
 from posewarp.export.graphs.inlining import nodes_of
-from posewarp.runtime.errors import ExportError
 
 SOURCE, POSE = "source", "pose"
 
@@ -176,7 +175,7 @@ def settle_sizes(model: ModelProto, shapes: Shapes, by: Iterable[str]) -> dict[s
     return replaceable
 
 
-def axis_names(value: object) -> list[str]:
+def axis_names(value: ValueInfoProto) -> list[str]:
     """Dynamic axes of an input, by name."""
     return [dim.dim_param for dim in value.type.tensor_type.shape.dim if dim.dim_param]
 

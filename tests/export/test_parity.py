@@ -14,12 +14,12 @@ from onnx import helper
 from torch import nn
 
 from posewarp.export.engines.profiles import Shapes
+from posewarp.export.graphs.execution import open_model
 from posewarp.export.ladder import polygraphy_files, rungs
 from posewarp.export.ladder.cases import make_cases
 from posewarp.export.ladder.divergence import first_divergence
 from posewarp.export.ladder.drift import WarpDrift
 from posewarp.export.ladder.measures import TOLERANCES
-from posewarp.export.ladder.opened import open_model
 from posewarp.export.ladder.report import ParityReport
 from posewarp.export.ladder.sample_data import load_inputs, read_contract
 from posewarp.export.parity import app, parity
