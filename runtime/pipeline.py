@@ -13,6 +13,7 @@ from posewarp.runtime.fit import Fit
 from posewarp.runtime.image import check_image, from_tensor, to_tensor
 from posewarp.runtime.keypoints import KEYPOINT_ORDER, check_keypoints, to_heatmaps, visible
 from posewarp.runtime.session import Session
+from posewarp.runtime.split_session import SplitSession
 
 SIZES = ("network", "source")
 
@@ -40,11 +41,14 @@ class PoseTransfer:
         height, width: of the network's frame, in pixels.
     """
 
-    def __init__(self, session: Session, *, height: int | None = None, width: int | None = None):
+    def __init__(
+        self, session: Session | SplitSession, *, height: int | None = None, width: int | None = None
+    ):
         """Take an open session; its owner closes it.
 
         Args:
-            session: of a model with the contract ``image`` or ``tensors``.
+            session: of a model with the contract ``image`` or ``tensors``; a ``SplitSession`` encodes a picture
+                once for all its poses.
             height, width: another size than the network's own, where its size is dynamic.
 
         Raises: ContractError if the contract is another, or says no size.

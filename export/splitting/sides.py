@@ -196,11 +196,7 @@ def size_nodes(graph: GraphProto, name: str, dims: Dims, taken: set[str]) -> lis
         if isinstance(dim, int):
             graph.initializer.append(numpy_helper.from_array(np.array([dim], np.int64), piece))
             continue
-        value = next((v for v in graph.input if dim in axis_names(v)), None)
-        if value is None:
-            raise ExportError(
-                f"the part that needs the size {dim} of {name!r} has no input with such an axis"
-            )
+        value = next(value for value in graph.input if dim in axis_names(value))
         axis = [d.dim_param for d in value.type.tensor_type.shape.dim].index(dim)
         shape, place = fresh_name(f"{piece}_shape", taken), fresh_name(f"{piece}_axis", taken)
         graph.initializer.append(numpy_helper.from_array(np.array([axis], np.int64), place))
