@@ -278,6 +278,7 @@ def test_bound_provider_gives_what_a_session_gives(small, host_copies):
         np.testing.assert_array_equal(bound.outputs()["y"], session.run(feeds)["y"])
 
 
+@pytest.mark.slow  # exports a generator
 def test_torch_runner_gives_what_the_checkpoint_gives(random_generator, tmp_path):
     config = GeneratorConfig(height=32, width=32, base_width=4, blocks=1)
     path = tmp_path / "small.safetensors"
