@@ -318,3 +318,12 @@ def test_a_pyav_without_h264_is_refused(tmp_path, monkeypatch):
 def test_importing_this_does_not_import_pyav():
     code = "import sys, posewarp.runtime.video; sys.exit('av' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_size_that_the_encoder_refuses_is_one_line(tmp_path):
+    with (
+        pytest.raises(DataError, match=r"out\.mp4 cannot be written: .*(external library|Invalid)"),
+        open_output(tmp_path / "out.mp4") as write,
+    ):
+        write(np.zeros((2, 17_000, 3), np.uint8))  # libx264 takes up to 16384
+    assert not list(tmp_path.iterdir())
