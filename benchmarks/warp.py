@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from posewarp.benchmarks.harness.machine import cpu_name
 from posewarp.benchmarks.large_warps import large_warps, large_warps_feeds
 from posewarp.export.graphs.warps import rewrite_warps
 from posewarp.models.data.synthetic import SyntheticPeople
@@ -260,7 +261,7 @@ def warp(
     """Time the sampling core beside ONNX Runtime, PyTorch and a copy; then whole networks with and without it."""
     library = plugin_library.load()
     machine = {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpus_allowed": available_cpus(),
         "threads": threads,
         "simd": plugin_library.simd(),
@@ -342,16 +343,6 @@ def _print(machine: dict[str, object], rows: list[Row], networks: dict[str, dict
             f"{plain.median_ms / ours.median_ms:.2f}",
         )
     console.print(table)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
-    return next(
-        (line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine()
-    )
 
 
 app = typer.Typer(add_completion=False)
