@@ -22,9 +22,6 @@ from posewarp.runtime.errors import BackendError, ContractError, EngineError, Pl
 
 # numpy's names of the types that both have; MNN holds wider integers in 32 bits.
 _TYPES = {"float32": "Halide_Type_Float", "uint8": "Halide_Type_Uint8", "int32": "Halide_Type_Int"}
-# HintMode::WINOGRAD_MEMORY_LEVEL of MNN/Interpreter.hpp. At its default 3, MNN takes tiles so large that rounding
-# grows tenfold: 1.3e-2 instead of 1.5e-4 of full scale on a first-order-motion network.
-_WINOGRAD, _SMALL_TILES = 3, 0
 
 
 class MnnBackend:
@@ -46,7 +43,6 @@ class MnnBackend:
                 f"{path} is not an MNN file, or is cut short; build it again: posewarp build model.onnx "
                 "--backend mnn"
             ) from exc
-        self._interpreter.setSessionHint(_WINOGRAD, _SMALL_TILES)
         # On a CPU with FP16 arithmetic any other precision would let MNN round to it.
         self._session = self._interpreter.createSession(
             {"backend": "CPU", "numThread": threads, "precision": "high"}
