@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import onnx
 import typer
 from onnx import ModelProto
 
 from posewarp.export.engines.graph import onnx_sha256
-from posewarp.export.graphs.graph import inline_functions, load_model, node_id, save_model
+from posewarp.export.graphs.graph import MAX_BYTES, inline_functions, load_model, node_id, save_model
 from posewarp.export.graphs.inlining import OURS, key_of
 from posewarp.export.graphs.warps import find_warps
 from posewarp.export.ladder.sample_data import describe, fixed_batch, load_inputs, read_contract
@@ -281,13 +282,13 @@ def _record(parts: SplitSession, runs: list[dict[str, np.ndarray]]) -> list[dict
 
 
 def _write(parts: tuple[ModelProto, ModelProto], paths: tuple[Path, Path]) -> None:
-    """Both files, or neither."""
-    save_model(parts[0], paths[0])
-    try:
-        save_model(parts[1], paths[1])
-    except ExportError:
-        paths[0].unlink(missing_ok=True)
-        raise
+    """Both files, or neither; both are whole before either gets its name, so that older ones stay till then."""
+    for part, path in zip(parts, paths, strict=True):
+        if part.ByteSize() > MAX_BYTES:
+            raise ExportError(f"{path} would be larger than 2 GiB, which one ONNX file cannot be")
+    with atomic_write(paths[0], ExportError) as source, atomic_write(paths[1], ExportError) as pose:
+        onnx.save(parts[0], source)
+        onnx.save(parts[1], pose)
 
 
 app = typer.Typer(add_completion=False)

@@ -160,7 +160,7 @@ def _previous(output: Path) -> Sidecar | None:
             sidecar.check_content(output, told)
             return told
     except EngineError:
-        pass  # build it
+        pass  # a side-car that is another file's, or damaged: the file is built anew
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -269,19 +270,28 @@ def test_samples_that_mix_in_the_source_are_refused_and_nothing_is_written(write
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_second_file_that_cannot_be_written_takes_the_first_with_it(write, tmp_path, monkeypatch):
+def test_a_second_file_that_cannot_be_written_leaves_both_older_ones(write, tmp_path, monkeypatch):
     path = write(f"{FEATURE}\nout = Mul (feature, b)")
-    save = command.save_model
+    report = split(path, ["a"], data="random")
+    older = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    assert {report.source, report.pose} <= {str(file) for file in older}
+    calls, real = [], onnx.save
 
     def failing(model, file):
-        if file == tmp_path / "model.pose.onnx":
-            raise ExportError("disk full")
-        save(model, file)
+        calls.append(file)
+        if Path(file).parent == tmp_path and sum(Path(f).parent == tmp_path for f in calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(model, file)
 
-    monkeypatch.setattr(command, "save_model", failing)
-    with pytest.raises(ExportError, match="disk full"):
+    monkeypatch.setattr(onnx, "save", failing)
+    # Another graph, so that new parts differ from the older ones.
+    other = onnx.load(path)
+    other.graph.node[-1].op_type = "Add"
+    real(other, path)
+    older[path] = path.read_bytes()
+    with pytest.raises(ExportError, match="No space left"):
         split(path, ["a"], data="random")
-    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == older
 
 
 # What follows
