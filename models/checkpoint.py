@@ -74,7 +74,7 @@ def load(
     if weights not in ("auto", "ema", "raw"):
         raise ContractError(f"weights is {weights!r}, expected 'auto', 'ema' or 'raw'")
     path = Path(path)
-    tree, metadata = _read(path, trust)
+    tree, metadata = read_file(path, trust)
     found = choose_state(tree, path, weights, key)
     notes = [
         f"weights: {found.weights}"
@@ -143,8 +143,11 @@ def _choose_config(
     return given, [f"configuration: as given, against the file's own in {differences}"]
 
 
-def _read(path: Path, trust: bool) -> tuple[object, dict[str, str]]:
-    """What the file holds, tensors on the CPU, and its metadata."""
+def read_file(path: Path, trust: bool) -> tuple[object, dict[str, str]]:
+    """What the file holds, tensors on the CPU, and its metadata.
+
+    Raises: CheckpointError, as ``load``.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(64)
