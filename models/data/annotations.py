@@ -185,7 +185,9 @@ def frame_fault(keypoints: np.ndarray, frame: Size, file: str) -> Fault | None:
     else:
         reach = ", ".join(f"{axis} = {value:g}" for axis, value in zip("xy", points.max(0), strict=True))
         hint = f"another resolution or crop (they reach to {reach}): pass keypoint_frame HEIGHTxWIDTH"
-    return Fault("keypoint_frame", file, f"not of the {height}x{width} frame: {seen}; they look made for {hint}")
+    return Fault(
+        "keypoint_frame", file, f"not of the {height}x{width} frame: {seen}; they look made for {hint}"
+    )
 
 
 def _columns(header: str, fault) -> list[str]:

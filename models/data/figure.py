@@ -54,12 +54,20 @@ def render(
         at integers, (-1, -1) where hidden or outside the frame; garment mask and person mask, bool
         (height, width).
     """
+    image, keypoints, labels = render_labels(appearance, pose, height, width)
+    return image, keypoints, labels >= CLOTHED, labels > 0
+
+
+def render_labels(
+    appearance: Appearance, pose: body.Pose, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As ``render``, with what each pixel shows: uint8 (height, width), 0 for the background, ``R_ARM`` to ``HEAD``,
+    and ``CLOTHED`` more where a garment covers it."""
     painter = Painter(draw_background(appearance.background, height, width))
     figure = _Figure(painter, appearance, pose)
     for draw in figure.far_to_near():
         draw()
-    keypoints = _seen_keypoints(pose, figure.joints, painter.labels)
-    return painter.image, keypoints, painter.labels >= CLOTHED, painter.labels > 0
+    return painter.image, _seen_keypoints(pose, figure.joints, painter.labels), painter.labels
 
 
 class _Figure:

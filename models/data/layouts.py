@@ -1,8 +1,8 @@
 """Where the files of a data set lie: DeepFashion and Market-1501 as people have them on disk.
 
-    deepfashion   train/ test/, fas(h)ion[-resize]-pairs-SPLIT.csv, fas(h)ion[-resize]-annotation-SPLIT.csv; or
-                  SPLIT_pairs.txt (target,source[,source...]) with img/**/*.jpg and pose/**/*.txt
-    market        train/ test/ (or bounding_box_*), market-pairs-SPLIT.csv, market-annotation-SPLIT.csv
+deepfashion   train/ test/, fas(h)ion[-resize]-pairs-SPLIT.csv, fas(h)ion[-resize]-annotation-SPLIT.csv; or
+              SPLIT_pairs.txt (target,source[,source...]) with img/**/*.jpg and pose/**/*.txt
+market        train/ test/ (or bounding_box_*), market-pairs-SPLIT.csv, market-annotation-SPLIT.csv
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from posewarp.models.data.framing import Size
 from posewarp.runtime.errors import DataError
 
 SPLITS = ("train", "test")
-HIGH_RESOLUTION = (1101, 750)  # DeepFashion's, which GFLA and NTED resize; their keypoints are of a 256-high frame
+HIGH_RESOLUTION = (
+    1101,
+    750,
+)  # DeepFashion's, which GFLA and NTED resize; their keypoints are of a 256-high frame
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 

@@ -48,12 +48,15 @@ def to_parsing(parsing: str | Mapping[int, bool]) -> Parsing:
     """
     if not isinstance(parsing, str):
         return Parsing(
-            frozenset(map(int, parsing)), frozenset(int(label) for label, is_garment in parsing.items() if is_garment)
+            frozenset(map(int, parsing)),
+            frozenset(int(label) for label, is_garment in parsing.items() if is_garment),
         )
     if parsing in PARSINGS:
         return PARSINGS[parsing]
     if not re.fullmatch(r"\d{1,3}(,\d{1,3})*", parsing):
-        raise DataError(f"unknown parsing {parsing!r}; use {', '.join(PARSINGS)}, or garment labels such as 3,4,5")
+        raise DataError(
+            f"unknown parsing {parsing!r}; use {', '.join(PARSINGS)}, or garment labels such as 3,4,5"
+        )
     return Parsing(frozenset(range(256)), frozenset(map(int, parsing.split(","))))
 
 
@@ -81,7 +84,9 @@ class Masks:
                     path = os.path.join(parent, name)
                     other = self._paths.setdefault(_key(os.path.relpath(path, folder)), path)
                     if other != path:
-                        raise DataError(f"{other} and {path} are maps of one picture; give the folder of one kind")
+                        raise DataError(
+                            f"{other} and {path} are maps of one picture; give the folder of one kind"
+                        )
 
     def path(self, name: str) -> Path | None:
         """The map of a picture, None if there is none."""
@@ -99,7 +104,9 @@ class Masks:
         labels = read_labels(path)
         unknown = self.unknown(labels)
         if unknown:
-            raise DataError(f"{path} has the labels {unknown}, which its parsing does not know; choose another")
+            raise DataError(
+                f"{path} has the labels {unknown}, which its parsing does not know; choose another"
+            )
         return self.is_garment(frame_labels(labels, size))
 
     def unknown(self, labels: np.ndarray) -> list[int]:
@@ -124,7 +131,9 @@ def read_labels(path: Path) -> np.ndarray:
         else:
             with Image.open(path) as picture:
                 if picture.mode not in ("P", "L"):
-                    raise DataError(f"{path} has mode {picture.mode}, expected one label a pixel (mode L or P)")
+                    raise DataError(
+                        f"{path} has mode {picture.mode}, expected one label a pixel (mode L or P)"
+                    )
                 labels = np.asarray(picture)
     except DataError:
         raise

@@ -183,7 +183,9 @@ def read_pairs(files: SplitFiles) -> tuple[list[tuple[str, str]], list[int], lis
             continue
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) < 2 or not all(cells) or (start and len(cells) > 2):
-            kind = "wrong_separator" if len(cells) == 1 and any(mark in line for mark in ":;\t|") else "bad_row"
+            kind = (
+                "wrong_separator" if len(cells) == 1 and any(mark in line for mark in ":;\t|") else "bad_row"
+            )
             fault(kind, f"expected two names and a comma, got {line[:80]!r}", number)
             if kind == "wrong_separator":
                 break  # so has every other row
@@ -213,7 +215,9 @@ def unresolved(
             similar = other_case.get(name.lower())
             hint = f"; there is {similar}" if similar else ""
             faults.append(
-                Fault("missing_picture", str(files.pairs), f"{files.pictures / name} is not there{hint}", line)
+                Fault(
+                    "missing_picture", str(files.pairs), f"{files.pictures / name} is not there{hint}", line
+                )
             )
         if name not in poses:
             faults.append(Fault("unannotated", str(files.pairs), f"{name} has no keypoints", line))

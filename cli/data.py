@@ -1,0 +1,148 @@
+"""``posewarp data``: check a data set on disk, or write one of synthetic people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from posewarp.models.data.check import Report, check
+from posewarp.models.data.faults import KINDS
+from posewarp.runtime.errors import DataError
+from posewarp.runtime.files import atomic_write, check_outputs
+
+SHOWN = 3  # faults of each kind; --json has all
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+Layout = Literal["deepfashion", "market"]
+
+
+@app.callback()
+def _root() -> None:
+    """Data sets on disk: check one, or write one of synthetic people."""
+
+
+@app.command("check")
+def check_command(
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    split: Annotated[Literal["train", "test", "both"], typer.Option()] = "both",
+    layout: Annotated[Layout | None, typer.Option(help="If the file names do not tell.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of parsing maps.")] = None,
+    parsing: Annotated[
+        str, typer.Option(help="adgan8, casd8, pise8, cihp20, lip20, or garment labels such as 3,4,5.")
+    ] = "adgan8",
+    keypoint_frame: Annotated[
+        str | None,
+        typer.Option(metavar="HEIGHTxWIDTH", help="Frame of the keypoints, if the files do not tell."),
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all faults here.")] = None,
+) -> None:
+    """Name every missing, broken or suspicious file of a data set. Exit code 1 if there is one."""
+    check_outputs({"--json": json_path})
+    with _progress() as progress:
+        report = check(
+            root,
+            ("train", "test") if split == "both" else (split,),
+            layout=layout,
+            masks=masks,
+            parsing=parsing,
+            keypoint_frame=None if keypoint_frame is None else parse_size(keypoint_frame, "--keypoint-frame"),
+            progress=progress,
+        )
+    _print(report)
+    if json_path is not None:
+        with atomic_write(json_path) as temporary:
+            temporary.write_text(json.dumps(_as_json(root, report), indent=1) + "\n", "utf-8")
+    if report.faults:
+        raise typer.Exit(1)
+
+
+@app.command("synthetic")
+def synthetic_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    layout: Annotated[Layout, typer.Option()] = "deepfashion",
+    train: Annotated[int, typer.Option(min=1, help="Pairs; each person makes two.")] = 1000,
+    test: Annotated[int, typer.Option(min=1, help="Pairs; each person makes two.")] = 100,
+    size: Annotated[
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Of the pictures; the layout's by default.")
+    ] = None,
+    masks: Annotated[
+        Literal["adgan8", "casd8", "pise8", "cihp20", "lip20"] | None,
+        typer.Option(help="Parsing maps to write."),
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Write a data set of synthetic people, whole or not at all."""
+    from posewarp.models.data.tree import write_tree  # brings OpenCV, which a check does not need
+
+    with _progress() as progress:
+        maps = write_tree(
+            output,
+            layout,
+            train=train,
+            test=test,
+            size=None if size is None else parse_size(size, "--size"),
+            masks=masks,
+            seed=seed,
+            progress=progress,
+        )
+    print(f"wrote {train} and {test} pairs to {output}" + (f", parsing maps to {maps}" if maps else ""))
+
+
+def parse_size(text: str, option: str) -> tuple[int, int]:
+    """256x176 to (256, 176).
+
+    Raises: DataError, naming the option, if it is no HEIGHTxWIDTH.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise DataError(f"{option} {text} is no size, expected HEIGHTxWIDTH such as 256x176")
+    return int(parts[0]), int(parts[1])
+
+
+def _print(report: Report) -> None:
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for split, counts in report.counts.items():
+        console.print(f"{report.layout}, {split}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
+    found = report.by_kind()
+    for kind, faults in found.items():
+        console.print(f"{kind}: {len(faults)} ({KINDS[kind]})")
+        for fault in faults[:SHOWN]:
+            console.print(f"  {fault}")
+        if len(faults) > SHOWN:
+            console.print(f"  and {len(faults) - SHOWN} more")
+    console.print(
+        f"{len(report.faults)} faults of {len(found)} kinds" if found else f"no fault of {len(KINDS)} kinds"
+    )
+
+
+def _as_json(root: Path, report: Report) -> dict[str, object]:
+    found = report.by_kind()
+    return {
+        "root": str(root),
+        "layout": report.layout,
+        "splits": report.counts,
+        "fault_counts": {kind: len(faults) for kind, faults in found.items()},
+        "faults": {kind: [asdict(fault) for fault in faults] for kind, faults in found.items()},
+    }
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each thing that is counted, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield show
