@@ -1,0 +1,1 @@
+"""The steps of benchmarks/gpu.sh (see steps.txt), and what makes one result file of them."""

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The plugin libraries, the programs that check them, and the kernel as a library that Python can call (launch.cpp).
+set -euo pipefail
+
+for wheel in "$WHEELS"/kernel_lens-*.whl; do
+    [ -f "$wheel" ] || continue
+    mkdir -p "$WORK/headers"
+    "$MACHINE_PYTHON" -m zipfile -e "$wheel" "$WORK/headers"
+    export TensorRT_ROOT=$WORK/headers
+done
+# Without headers `make` would look for them in the network.
+PIP_NO_INDEX=1 make plugins VENV="$ENVIRONMENT" PYTHON="$MACHINE_PYTHON"
+if ! [ -f runtime/lib/libposewarp_plugins.so ]; then
+    echo "no TensorRT plugin was built, see above; its headers come with the wheel kernel-lens, or by TensorRT_ROOT"
+    exit 1
+fi
+cmake --build build/plugins --parallel --target posewarp_checks
+bash benchmarks/gpu/launch.sh build/plugins
