@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,30 @@ def atomic_write(path: str | os.PathLike[str], error: type[PosewarpError] = Data
         raise _cannot_write(path, exc, error) from exc
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], error: type[PosewarpError] = DataError) -> Iterator[Path]:
+    """Write a folder under a temporary name beside it, and give it its own name once it is complete.
+
+    Args:
+        path: where the folder shall be: not yet there, or empty.
+        error: the class that an OSError, in the block too, is mapped to.
+
+    Yields: the temporary folder. After an exception nothing is left of it.
+    Raises: ``error`` if the folder cannot be written there, or has files in it.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".posewarp-{secrets.token_hex(6)}")
+    try:
+        _check_free(path, target, error)
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, target)  # which may be there, if it is empty
+    except OSError as exc:
+        raise _cannot_write(path, exc, error) from exc
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(path: str | os.PathLike[str], error: type[PosewarpError] = DataError) -> None:
@@ -106,6 +131,15 @@ def _checked(path: str | os.PathLike[str], error: type[PosewarpError]) -> Path:
     if not target.parent.is_dir():
         raise error(f"{path} cannot be written: the folder {target.parent} does not exist; create it first")
     return target
+
+
+def _check_free(path: str | os.PathLike[str], target: Path, error: type[PosewarpError]) -> None:
+    if target.exists() and not target.is_dir():
+        raise error(f"{path} is a file; name a folder")
+    if target.is_dir() and any(target.iterdir()):
+        raise error(f"{path} has files in it, which would mix with the new ones; name another folder")
+    if target.is_mount():  # to which no folder can be renamed
+        raise error(f"{path} is a mount point; name a folder in it")
 
 
 def _cannot_write(path: str | os.PathLike[str], exc: OSError, error: type[PosewarpError]) -> PosewarpError:

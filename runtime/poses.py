@@ -13,7 +13,7 @@ from posewarp.runtime.errors import DataError
 from posewarp.runtime.keypoint_files import parse_keypoints, read_keypoints
 from posewarp.runtime.keypoints import is_missing
 
-_KINDS = (".json", ".txt", ".csv", ".npy")
+KINDS = (".json", ".txt", ".csv", ".npy")
 
 
 class Poses:
@@ -45,7 +45,7 @@ class Poses:
         self._files = _keypoint_files(self.path) if self.path.is_dir() else None
         self.total = _count_lines(self.path) if self._files is None else len(self._files)
         if self.total == 0:
-            kinds = f": no {', '.join(_KINDS)}" if self._files is not None else ""
+            kinds = f": no {', '.join(KINDS)}" if self._files is not None else ""
             raise DataError(f"{path} has no keypoints in it{kinds}")
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -87,7 +87,7 @@ def _parse_line(line: bytes, name: str, order: str | None) -> np.ndarray:
 def _keypoint_files(folder: Path) -> list[Path]:
     """The folder's keypoint files, in natural order."""
     try:
-        files = [each for each in folder.iterdir() if each.suffix.lower() in _KINDS and each.name[0] != "."]
+        files = [each for each in folder.iterdir() if each.suffix.lower() in KINDS and each.name[0] != "."]
     except OSError as exc:
         raise _unreadable(folder, exc) from exc
     kinds = sorted({each.suffix.lower() for each in files})
@@ -95,11 +95,11 @@ def _keypoint_files(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder} has keypoint files of several kinds ({', '.join(kinds)}); keep one of them"
         )
-    return sorted(files, key=_natural)
+    return sorted(files, key=natural_order)
 
 
-def _natural(file: Path) -> tuple[list[tuple[str, int]], str]:
-    """Numbers in a name compare as numbers; the name itself decides between 1 and 01."""
+def natural_order(file: Path) -> tuple[list[tuple[str, int]], str]:
+    """A key to sort files by: numbers in a name compare as numbers; the name itself decides between 1 and 01."""
     parts = re.findall(r"([^0-9]*)([0-9]*)", file.stem)
     return [(text, int(digits or -1)) for text, digits in parts], file.name
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from fractions import Fraction
@@ -17,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from posewarp.runtime.errors import BackendError, ContractError, DataError
-from posewarp.runtime.files import atomic_write
+from posewarp.runtime.files import atomic_folder, atomic_write
 from posewarp.runtime.image import check_image
 from posewarp.runtime.keypoints import check_keypoints
 from posewarp.runtime.pipeline import SIZES, PoseTransfer
@@ -96,7 +94,7 @@ def open_output(path: str | os.PathLike[str], *, fps: float = 25) -> AbstractCon
         raise ContractError(f"fps is {fps}, expected 0.001 to 1000", got=fps)
     target = Path(os.path.realpath(path))
     if target.is_dir() or not target.suffix:
-        return _folder(path, target)
+        return _folder(path)
     if target.suffix.lower() == ".mp4":
         return _video(path, fps)
     raise DataError(
@@ -105,33 +103,16 @@ def open_output(path: str | os.PathLike[str], *, fps: float = 25) -> AbstractCon
 
 
 @contextmanager
-def _folder(path: str | os.PathLike[str], target: Path) -> Iterator[Write]:
-    temporary = target.with_name(f".posewarp-{secrets.token_hex(6)}")
+def _folder(path: str | os.PathLike[str]) -> Iterator[Write]:
     count = _Count(path)
+    with atomic_folder(path) as temporary:
 
-    def write(frame: np.ndarray) -> None:
-        count.add(frame)
-        Image.fromarray(frame).save(temporary / f"{count.frames:06}.png")
+        def write(frame: np.ndarray) -> None:
+            count.add(frame)
+            Image.fromarray(frame).save(temporary / f"{count.frames:06}.png")
 
-    try:
-        _check_free(path, target)
-        temporary.mkdir()
         yield write
         count.check()
-        os.replace(temporary, target)  # which may be there, if it is empty
-    except OSError as exc:
-        raise DataError(f"{path} cannot be written: {exc.strerror or exc}") from exc
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_free(path: str | os.PathLike[str], target: Path) -> None:
-    if target.exists() and not target.is_dir():
-        raise DataError(f"{path} is a file; name a folder, or a video.mp4")
-    if target.is_dir() and any(target.iterdir()):
-        raise DataError(f"{path} has files in it, which would mix with the frames; name another folder")
-    if target.is_mount():  # to which no folder can be renamed
-        raise DataError(f"{path} is a mount point; name a folder in it")
 
 
 @contextmanager
