@@ -71,7 +71,8 @@ def to_engine(
         backend: ``rtx`` (TensorRT-RTX, needs no GPU) or ``tensorrt`` (builds for the GPU it runs on).
         precision: ``fp16`` or ``fp32``: an assertion about the graph, an error where it does not hold.
         profiles: shapes of dynamic inputs; by default from the contract, see ``profiles.make_profiles``.
-        targets: compute capabilities such as ``8.6``; rtx only; by default the library's.
+        targets: compute capabilities such as ``8.6``, or ``current`` for this machine's GPU; rtx only; by default the
+            library's.
         plugins: plugin libraries; tensorrt only. Our warp node is taken as the plugin then.
         contract: instead of the one in the file's metadata.
         force: build in any case.
@@ -294,7 +295,7 @@ def _command(
     max_shapes: Annotated[
         list[str] | None, typer.Option("--maxShapes", help="Again for each further profile.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Compute capabilities, 8.6,8.9,12.0: rtx only.")] = None,
+    target: Annotated[str | None, typer.Option(help="Compute capabilities, 8.6,8.9,12.0; current: this GPU. rtx only.")] = None,
     plugins: Annotated[
         list[Path] | None, typer.Option(help="Plugin library: tensorrt only; repeatable.")
     ] = None,

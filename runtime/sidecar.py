@@ -333,7 +333,8 @@ def _check_capability(engine: object, sidecar: Sidecar, running: str | None) -> 
         return
     here = tuple(map(int, running.split(".")))
     if sidecar.backend == "rtx":
-        targets = tuple(sidecar.targets) or _RTX_DEFAULT
+        # "current" is the GPU that it was built on.
+        targets = tuple(built or each if each == "current" else each for each in sidecar.targets) or _RTX_DEFAULT
         fits = running in targets or (not sidecar.targets and here >= (12, 0))
         built = " and ".join(targets)
     else:

@@ -87,7 +87,7 @@ def _build(trt: ModuleType, request: BuildRequest, logger: Any, tell: Callable) 
     targets = find_targets(trt, request)
     place = {
         "versions": {NAMES[request.backend]: trt.__version__},
-        "device": find_device() if request.backend == "tensorrt" else None,
+        "device": find_device() if request.backend == "tensorrt" or "current" in request.targets else None,
     }
     if request.unless == place:
         return {"unchanged": True}

@@ -33,7 +33,7 @@ def find_targets(trt: ModuleType, request: BuildRequest) -> list[Any]:
         )
     known = {
         name[2:-1] + "." + name[-1]: value for name, value in offered.__members__.items() if "SM" in name
-    }
+    } | {name.lower(): value for name, value in offered.__members__.items() if name == "CURRENT"}
     for target in request.targets:
         if target not in known:
             raise EngineError(

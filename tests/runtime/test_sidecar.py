@@ -193,6 +193,7 @@ def test_a_version_compatible_engine_runs_on_later_versions_only(engine):
         ({"device": None}, ["8.6", "9.0"], []),
         ({"backend": "rtx", "device": None, "targets": ["8.6", "8.9"]}, ["8.6", "8.9"], ["12.0"]),
         ({"backend": "rtx", "device": None}, ["8.0", "8.9", "12.0", "12.1"], ["7.5", "9.0"]),
+        ({"backend": "rtx", "targets": ["current"]}, ["8.6"], ["8.0", "9.0"]),
     ],
 )
 def test_another_gpu_is_told(engine, values, fits, fails):
