@@ -295,7 +295,9 @@ def _command(
     max_shapes: Annotated[
         list[str] | None, typer.Option("--maxShapes", help="Again for each further profile.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Compute capabilities, 8.6,8.9,12.0; current: this GPU. rtx only.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Compute capabilities, 8.6,8.9,12.0; current: this GPU. rtx only.")
+    ] = None,
     plugins: Annotated[
         list[Path] | None, typer.Option(help="Plugin library: tensorrt only; repeatable.")
     ] = None,

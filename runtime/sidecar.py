@@ -334,7 +334,9 @@ def _check_capability(engine: object, sidecar: Sidecar, running: str | None) -> 
     here = tuple(map(int, running.split(".")))
     if sidecar.backend == "rtx":
         # "current" is the GPU that it was built on.
-        targets = tuple(built or each if each == "current" else each for each in sidecar.targets) or _RTX_DEFAULT
+        targets = (
+            tuple(built or each if each == "current" else each for each in sidecar.targets) or _RTX_DEFAULT
+        )
         fits = running in targets or (not sidecar.targets and here >= (12, 0))
         built = " and ".join(targets)
     else:

@@ -22,10 +22,12 @@ import typer
 from onnx import TensorProto, helper
 
 from posewarp.benchmarks.harness.networks import find_networks
+from posewarp.export.ladder.sample_data import load_inputs
 from posewarp.export.parity import parity
 from posewarp.export.to_engine import Shapes, to_engine
 from posewarp.export.to_fp16 import to_fp16
 from posewarp.runtime import Session, command, plugin_library
+from posewarp.runtime.contract import Contract
 from posewarp.runtime.errors import ParityError, PosewarpError
 from posewarp.runtime.files import atomic_write
 
@@ -82,7 +84,7 @@ def measure(name: str, folder: Path, backend: str) -> dict[str, Any]:
                 path = folder / f"{name}.fp16.onnx"
                 to_fp16(network.onnx, path)
             engine = folder / f"{path.name.removesuffix('.onnx')}.engine"
-            build(path, engine, backend, precision=dtype, plugins=plugins)
+            build(path, engine, backend, precision=dtype, plugins=plugins, profiles=_shapes(network.contract))
             report = parity(str(network.torch), engine, batches=BATCHES, dtype=dtype)
             found[dtype] = json.loads(report.to_json())
             print(report)
@@ -90,6 +92,17 @@ def measure(name: str, folder: Path, backend: str) -> dict[str, Any]:
             found[dtype] = {"status": f"failed: {' '.join(str(exc).split())}"}
             print(f"{name} {dtype}: {found[dtype]['status']}")
     return found
+
+
+def _shapes(contract: Contract) -> Shapes:
+    """Batches 1 to the largest in one profile: the default one ends at 8, above which a session splits."""
+    texts = []
+    for batch in (1, 1, max(BATCHES)):
+        feeds = load_inputs(None, contract, batch=batch)[0]
+        texts.append(
+            (",".join(f"{name}:{'x'.join(map(str, value.shape))}" for name, value in feeds.items()),)
+        )
+    return Shapes(*texts)
 
 
 def engines(

@@ -68,7 +68,9 @@ def test_the_same_again_is_not_built(half):
 
 
 def test_a_target_that_is_not_offered_is_named_with_those_that_are(half):
-    with pytest.raises(EngineError, match=r"--target has 9\.0; .* offers 7\.5, 8\.0, 8\.6, 8\.9, 12\.0.*, current"):
+    with pytest.raises(
+        EngineError, match=r"--target has 9\.0; .* offers 7\.5, 8\.0, 8\.6, 8\.9, 12\.0.*, current"
+    ):
         to_engine(half, targets=["8.6", "9.0"])
 
 
