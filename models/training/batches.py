@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.synthetic import Pair
@@ -27,6 +28,46 @@ class ResumableSampler(Sampler[int]):
             order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
             yield from map(int, order[offset:])
             epoch, offset = epoch + 1, 0
+
+
+class SharedBatches(Sampler[list[int]]):
+    """One process's share of every batch of a sequence of indices: all shares together are the batch.
+
+    Args:
+        indices: of all processes, the same for each.
+        batch_size: of all processes together, a multiple of ``count``.
+        index, count: which process of how many.
+    """
+
+    def __init__(self, indices: Sampler[int], batch_size: int, index: int = 0, count: int = 1):
+        self.indices, self.batch_size = indices, batch_size
+        share = batch_size // count
+        self.share = slice(index * share, (index + 1) * share)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        indices = iter(self.indices)
+        while batch := list(islice(indices, self.batch_size)):
+            yield batch[self.share]
+
+
+def load_batches(pairs: Sequence[Pair], batches: SharedBatches, workers: int) -> DataLoader:
+    """Lists of pairs, made ready by worker processes beside this one; 0 makes them here."""
+    return DataLoader(
+        pairs,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=_one_thread,
+        # A forked worker hangs in OpenCV's thread pool, of which it inherits the locks and not the threads.
+        multiprocessing_context="spawn" if workers else None,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 @dataclass

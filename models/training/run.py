@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.synthetic import Pair
-from posewarp.models.generator import Generator
-from posewarp.models.metrics import psnr
-from posewarp.models.training.batches import Batch, ResumableSampler
+from posewarp.models.training.batches import Batch, ResumableSampler, SharedBatches, load_batches
 from posewarp.models.training.config import TrainingConfig
+from posewarp.models.training.log import Log, Meter
+from posewarp.models.training.processes import Processes, join
+from posewarp.models.training.samples import validate
 from posewarp.models.training.trainer import Trainer
-from posewarp.models.warp import resize_flow, warp
-from posewarp.runtime.errors import CheckpointError, DataError
+from posewarp.models.vgg import Vgg19Features, load_vgg19
+from posewarp.runtime.errors import CheckpointError, DataError, PosewarpError
 from posewarp.runtime.files import atomic_write
 from posewarp.runtime.image import write_image
 
 RESUME_FILE = "last.pt"
-LOG_FILE = "log.jsonl"
 CHECKPOINT_FILE = "generator.safetensors"
-GRID_ROWS = 8
+VALIDATION_BATCH = 8
+# Fewer pairs than this in a process make batch norm's statistics noisy.
+SMALL_SHARE = 8
+DATA_WAIT_LIMIT = 0.1
 
 
 def train(
@@ -44,151 +48,188 @@ def train(
     save_every: int = 250,
     stop_after: int | None = None,
     init_from: Path | None = None,
+    tensorboard: bool = False,
     metadata: dict[str, str] | None = None,
 ) -> Path | None:
     """Train in a folder; if it holds an interrupted run of the same settings, go on where that stopped.
 
+    Called in several processes that torchrun or accelerate started, it trains one network in all of them.
+
     Args:
-        output: the folder, made if absent. It receives ``log.jsonl``, ``samples/``, ``last.pt`` (everything needed
-            to go on, EMA and raw weights among it) and at the end ``generator.safetensors`` (the EMA weights).
+        output: the folder, made if absent; all processes must see it. It receives ``log.jsonl`` (losses are means
+            over the processes), ``samples/``, ``last.pt`` (everything needed to go on, EMA and raw weights among it)
+            and at the end ``generator.safetensors`` (the EMA weights).
+        config: its ``steps`` of None stand for the paper's budget.
         training_set: pairs; drawn in shuffled epochs.
         held_out: a few pairs that are not trained on: the log's PSNR and the sample grids are of these.
-        device: where to train.
-        workers: processes that render or decode pairs beside the training process.
+        device: where to train; of "cuda" each process of a machine takes its own GPU.
+        workers: processes that render or decode pairs beside each training process.
         log_every, save_every: in steps; sample grids and held-out figures come with each save.
         stop_after: interrupt at this step, as a time limit would; None to run through.
         init_from: a checkpoint of the same network whose weights (EMA where it has them) a new run starts from.
+        tensorboard: write the log for TensorBoard too, into ``tensorboard/``.
         metadata: strings for the checkpoint, such as the command that made it.
 
     Returns: the path of ``generator.safetensors``, None if ``stop_after`` came first.
-    Raises: CheckpointError if the folder holds a damaged run, or one of other settings; DataError if it cannot
-        be written.
+    Raises: CheckpointError if the folder holds a damaged run, or one of other settings, or VGG19's weights are not
+        there; ContractError if a process would get less than 2 pairs of a batch; BackendError for a device or library
+        that is not there; DataError if the folder cannot be written; PosewarpError if a loss is no longer finite.
     """
+    processes = join(device)
+    config = config.resolved(len(training_set))
+    share = processes.share(config.batch_size)
     try:
         (output / "samples").mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise DataError(f"{output} cannot be made: {exc.strerror}") from exc
-    trainer = Trainer(generator_config, config, len(training_set), device)
+    vgg = _load_vgg(config, processes)
+    trainer = Trainer(generator_config, config, len(training_set), processes, vgg)
     if (output / RESUME_FILE).exists():
         _resume(trainer, output / RESUME_FILE)
     elif init_from is not None:
         trainer.start_from(checkpoint.load(init_from).generator)
-    log = _Log(output / LOG_FILE, trainer.done)
-    sampler = ResumableSampler(len(training_set), config.seed, start=trainer.done * config.batch_size)
-    loader = DataLoader(
-        training_set,
-        config.batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=_one_thread,
-        # A forked worker hangs in OpenCV's thread pool, of which it inherits the locks and not the threads.
-        multiprocessing_context="spawn" if workers else None,
-    )
-    validation = Batch.from_pairs([held_out[i] for i in range(len(held_out))], generator_config, device)
+    if processes.is_main:
+        _tell_settings(vgg, config, share)
+        log = Log(output, trainer.done, tensorboard)
+        validation = [
+            Batch.from_pairs(pairs, generator_config, processes.device) for pairs in _pieces(held_out)
+        ]
 
+    def save_samples(name: str) -> dict[str, float]:
+        figures, grid = validate(trainer.ema, validation)
+        write_image(output / "samples" / f"{name}.png", grid)
+        log.show(trainer.done, grid)
+        return figures
+
+    indices = ResumableSampler(len(training_set), config.seed, start=trainer.done * config.batch_size)
+    batches = SharedBatches(indices, config.batch_size, processes.index, processes.count)
+    loader, meter = load_batches(training_set, batches, workers), Meter(config.batch_size)
     last = config.steps if stop_after is None else min(stop_after, config.steps)
-    clock = time.perf_counter()
-    with _progress() as progress:
+    waits_told = False
+    with _progress(processes) as progress:
         bar = progress.add_task("training", total=config.steps, completed=trainer.done, note="")
-        for pairs in loader if trainer.done < last else ():
-            losses = trainer.step(Batch.from_pairs(pairs, generator_config, device))
+        for pairs in meter.watch(loader) if trainer.done < last else ():
+            losses = trainer.step(Batch.from_pairs(pairs, generator_config, processes.device))
             progress.update(bar, completed=trainer.done)
             if trainer.done % log_every == 0:
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                entry = {name: round(float(loss), 6) for name, loss in losses.items()}
-                entry["pairs_per_s"] = round(log_every * config.batch_size / seconds, 1)
-                log.write(trainer.done, entry)
-                progress.update(bar, note=f"l1 {entry['l1']:.4f}, {entry['pairs_per_s']:.0f} pairs/s")
-            if trainer.done % save_every == 0 or trainer.done == last:
-                log.write(
-                    trainer.done,
-                    _validate(trainer.ema, validation, output / "samples" / f"{trainer.done:06d}.png"),
-                )
+                entry = _entry(losses, meter, processes, trainer.done)
+                if processes.is_main:
+                    log.write(trainer.done, entry)
+                    progress.update(bar, note=f"l1 {entry['l1']:.4f}, {entry['pairs_per_s']:.0f} pairs/s")
+                    if entry["data_wait"] > DATA_WAIT_LIMIT and not waits_told:
+                        waits_told = True
+                        _tell_waiting(entry["data_wait"], workers)
+            if processes.is_main and (trainer.done % save_every == 0 or trainer.done == last):
+                log.write(trainer.done, save_samples(f"{trainer.done:06d}"))
                 with atomic_write(output / RESUME_FILE) as temporary:
                     torch.save(trainer.state_dict(), temporary)
             if trainer.done == last:
                 break
-    if trainer.done < config.steps:
-        return None
-    result = output / CHECKPOINT_FILE
-    figures = _validate(trainer.ema, validation, output / "samples" / "final.png")
-    checkpoint.save(
-        result,
-        trainer.ema.state_dict(),
-        generator_config,
-        {
-            "weights": "ema",
-            "training": json.dumps(trainer.state_dict()["training"]),
-            "figures": json.dumps(figures),
-            **(metadata or {}),
-        },
-    )
+    result = output / CHECKPOINT_FILE if trainer.done == config.steps else None
+    if processes.is_main:
+        if result:
+            strings = {"figures": json.dumps(save_samples("final")), **(metadata or {})}
+            _save(result, trainer, vgg, strings)
+        log.close()
+    processes.wait()
     return result
+
+
+def _load_vgg(config: TrainingConfig, processes: Processes) -> Vgg19Features | None:
+    if config.vgg is None or not (config.perceptual_weight or config.style_weight):
+        return None
+    if processes.is_main:  # it may download
+        vgg = load_vgg19(config.vgg)
+    processes.wait()
+    return vgg if processes.is_main else load_vgg19(config.vgg)
 
 
 def _resume(trainer: Trainer, path: Path) -> None:
     try:
-        trainer.load_state_dict(torch.load(path, map_location=trainer.device, weights_only=True))
+        state = torch.load(path, map_location=trainer.device, weights_only=True)
+        trainer.load_state_dict(state)
+        before, now = state.get("processes", 1), trainer.processes
     except CheckpointError:
         raise
     except Exception as exc:  # of a damaged or foreign file torch raises nearly anything
         raise CheckpointError(
             f"{path} cannot be resumed from ({type(exc).__name__}); remove it to begin anew, or use another folder"
         ) from exc
+    if before != now.count and now.is_main:
+        _tell(
+            f"the run had {before} processes and goes on with {now.count}: batch norm sees other shares, so the "
+            "losses will differ from those of an unbroken run"
+        )
 
 
-class _Log:
-    """JSON lines; those after the step that a run resumes from are dropped, for it writes them anew.
-
-    A last line without its end is one that a kill cut short: it is later than any save.
-    """
-
-    def __init__(self, path: Path, done: int):
-        self.path = path
-        text = path.read_text() if path.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= done]
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
-
-    def write(self, step: int, entry: dict[str, float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **entry}) + "\n")
+def _pieces(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    indices = range(len(pairs))
+    return [
+        [pairs[i] for i in indices[first : first + VALIDATION_BATCH]] for first in indices[::VALIDATION_BATCH]
+    ]
 
 
-@torch.no_grad()
-def _validate(generator: Generator, batch: Batch, grid: Path) -> dict[str, float]:
-    """PSNR in dB on the held-out pairs, and a grid: source, target, generated, source picture warped by the flow."""
-    stages = generator.stages(batch.source, batch.source_heatmaps, batch.target_heatmaps)
-    generated, target, source = (_to_levels(x) for x in (stages.generated, batch.target, batch.source))
-    columns = [source, target, generated]
-    if stages.flow is not None:
-        columns.append(_to_levels(warp(batch.source, resize_flow(stages.flow, 4), border="border")))
-    rows = torch.cat([column[:GRID_ROWS] for column in columns], dim=3)  # (rows, 3, H, columns * W)
-    write_image(grid, torch.cat(list(rows), dim=1).permute(1, 2, 0).cpu().numpy())
-    return {
-        "held_out_psnr_db": round(float(psnr(generated, target).mean()), 3),
-        "held_out_garment_psnr_db": round(float(psnr(generated, target, batch.mask).nanmean()), 3),
-    }
+def _entry(losses: Mapping[str, Tensor], meter: Meter, processes: Processes, step: int) -> dict[str, float]:
+    """A line of the log: means over the processes."""
+    pairs_per_s, data_wait = meter.read()
+    values = [*losses.values(), torch.tensor(data_wait)]
+    means = processes.average(torch.stack([value.float().to(processes.device) for value in values])).tolist()
+    for name, mean in zip(losses, means, strict=False):
+        if not math.isfinite(mean):
+            raise PosewarpError(
+                f"the run came apart: {name} is {mean} at step {step}; begin anew with a lower learning rate"
+            )
+    entry = {name: round(mean, 6) for name, mean in zip(losses, means, strict=False)}
+    return entry | {"pairs_per_s": round(pairs_per_s, 1), "data_wait": round(means[-1], 3)}
 
 
-def _to_levels(image: Tensor) -> Tensor:
-    return ((image + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def _save(path: Path, trainer: Trainer, vgg: Vgg19Features | None, metadata: Mapping[str, str]) -> None:
+    checkpoint.save(
+        path,
+        trainer.ema.state_dict(),
+        trainer.generator_config,
+        {
+            "weights": "ema",
+            "training": json.dumps(trainer.state_dict()["training"]),
+            "pairs": str(trainer.pairs),
+            "processes": str(trainer.processes.count),
+            "vgg": json.dumps({"source": vgg.source, "sha256": vgg.sha256})
+            if vgg
+            else "none: no eq. 5 and 6",
+            **metadata,
+        },
+    )
 
 
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-    import cv2
+def _tell_settings(vgg: Vgg19Features | None, config: TrainingConfig, share: int) -> None:
+    if vgg is None:
+        reason = "no VGG19 weights were given" if config.vgg is None else "their weights are 0"
+        _tell(f"eq. 5 (perceptual) and eq. 6 (style) are off: {reason}")
+    else:
+        _tell(f"eq. 5 (perceptual) and eq. 6 (style) use VGG19 of {vgg.source}")
+    if share < SMALL_SHARE:
+        _tell(
+            f"each process gets {share} pairs of a batch, which is few for batch norm; {SMALL_SHARE} are better"
+        )
 
-    cv2.setNumThreads(1)
+
+def _tell_waiting(share: float, workers: int) -> None:
+    _tell(
+        f"{share:.0%} of the time went into waiting for pairs; raise --workers (now {workers}; this machine has "
+        f"{os.cpu_count()} CPUs)"
+    )
 
 
-def _progress() -> Progress:
+def _tell(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr, flush=True)
+
+
+def _progress(processes: Processes) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
+        disable=not processes.is_main,
     )

@@ -1,34 +1,67 @@
-"""The schedule, the sampler, one step, and a run that is interrupted and resumed."""
+"""The schedule, the sampler, one step with each loss, and the settings that are refused."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from itertools import chain, islice
 
 import numpy as np
 import pytest
 import torch
 
-from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.synthetic import SyntheticPeople
-from posewarp.models.training.batches import Batch, ResumableSampler
-from posewarp.models.training.config import TrainingConfig, learning_rate_factor
-from posewarp.models.training.run import train
+from posewarp.models.training.batches import Batch, ResumableSampler, SharedBatches
+from posewarp.models.training.config import TrainingConfig, learning_rate_factor, paper_steps
+from posewarp.models.training.processes import Processes
 from posewarp.models.training.trainer import Trainer
-from posewarp.runtime.errors import CheckpointError, ContractError
+from posewarp.models.vgg import load_vgg19
+from posewarp.runtime.errors import ContractError
 
 TINY = GeneratorConfig(height=64, width=32, base_width=4, blocks=1)
 
 
-def people(split: str = "train", length: int = 12) -> SyntheticPeople:
-    return SyntheticPeople(TINY.height, TINY.width, seed=3, split=split, length=length)
+def batch_of(count: int) -> Batch:
+    people = SyntheticPeople(TINY.height, TINY.width, seed=3, length=12)
+    return Batch.from_pairs([people[i] for i in range(count)], TINY)
 
 
 def test_schedule_is_constant_for_sqrt_p_epochs_then_linear_to_zero():
     pairs, steps = 360_000, 1000  # sqrt(P) = 600 epochs of 1200: the first half
     factors = [learning_rate_factor(step, steps, pairs) for step in (0, 499, 500, 750, 999)]
     assert factors == pytest.approx([1.0, 1.0, 1.0, 0.5, 1 / 500])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "epoch_pairs", "batch_size", "steps"),
+    [
+        (101_966, 4000, 8, 459_661),  # DeepFashion: 319.3 + 600 epochs, 500 steps each
+        (263_632, 4000, 32, 139_182),  # Market-1501: 513.5 + 600 epochs, 125 steps each
+        (100, 0, 4, 15_250),  # 10 + 600 epochs of all 100 pairs
+    ],
+)
+def test_budget_left_out_is_the_papers(pairs, epoch_pairs, batch_size, steps):
+    assert paper_steps(pairs, epoch_pairs, batch_size) == steps
+    config = TrainingConfig(epoch_pairs=epoch_pairs, batch_size=batch_size)
+    assert config.resolved(pairs).steps == steps
+    assert TrainingConfig(steps=7).resolved(pairs).steps == 7
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_of_all_processes_are_the_batches_of_one(count):
+    def batches(index, count):
+        return list(islice(SharedBatches(ResumableSampler(7, seed=1, start=6), 6, index, count), 5))
+
+    shares = [batches(index, count) for index in range(count)]
+    assert [list(chain(*together)) for together in zip(*shares, strict=True)] == batches(0, 1)
+    assert all(len(share) == 6 // count for part in shares for share in part)
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(8, 3), (2, 2), (3, 2)])
+def test_batch_that_cannot_be_shared_evenly_by_two_or_more_is_refused(batch_size, count):
+    with pytest.raises(
+        ContractError, match=f"batch_size is {batch_size} for {count} processes .* multiple of"
+    ):
+        Processes(0, count).share(batch_size)
 
 
 def test_sampler_resumes_at_any_position():
@@ -41,8 +74,8 @@ def test_sampler_resumes_at_any_position():
 
 
 def test_batch_is_normalised_and_its_heatmaps_peak_at_the_keypoints():
-    pairs = [people()[i] for i in range(2)]
-    batch = Batch.from_pairs(pairs, TINY)
+    people = SyntheticPeople(TINY.height, TINY.width, seed=3, length=12)
+    pairs, batch = [people[i] for i in range(2)], batch_of(2)
     np.testing.assert_allclose(
         batch.source[1, :, 5, 7].numpy(), pairs[1].source_image[5, 7] / 127.5 - 1, atol=1e-6
     )
@@ -58,7 +91,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss_and_move_the_flow():
     trainer = Trainer(
         TINY, TrainingConfig(steps=100, batch_size=4, learning_rate=2e-3, ema_decay=0.5), pairs=100
     )
-    batch = Batch.from_pairs([people()[i] for i in range(4)], TINY)
+    batch = batch_of(4)
     losses = [float(trainer.step(batch)["l1"]) for _ in range(20)]
     assert losses[-1] < 0.8 * losses[0]
     flow = trainer.generator.stages(batch.source, batch.source_heatmaps, batch.target_heatmaps).flow
@@ -67,7 +100,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss_and_move_the_flow():
 
 def test_ema_follows_the_weights_and_keeps_singular_vectors_of_length_one():
     trainer = Trainer(TINY, TrainingConfig(steps=100, batch_size=2, ema_decay=0.9), pairs=100)
-    batch = Batch.from_pairs([people()[i] for i in range(2)], TINY)
+    batch = batch_of(2)
     before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
     trainer.step(batch)
     new = trainer.generator.state_dict()
@@ -81,91 +114,79 @@ def test_ema_follows_the_weights_and_keeps_singular_vectors_of_length_one():
 def test_adversary_off_trains_no_discriminator():
     trainer = Trainer(TINY, TrainingConfig(steps=10, batch_size=2, adversarial_weight=0.0), pairs=100)
     before = [p.clone() for p in trainer.discriminators.parameters()]
-    losses = trainer.step(Batch.from_pairs([people()[i] for i in range(2)], TINY))
+    losses = trainer.step(batch_of(2))
     assert "adversarial" not in losses
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.discriminators.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resumed_run_equals_an_unbroken_one(tmp_path, precision):
-    config = TrainingConfig(
-        steps=6, batch_size=2, learning_rate=1e-3, warped_source_weight=1.0, precision=precision
-    )
-    options = {"workers": 0, "log_every": 1, "save_every": 2}
-    sets = (people(), people("test", 2))
-    whole = train(tmp_path / "whole", TINY, config, *sets, **options)
-    assert train(tmp_path / "broken", TINY, config, *sets, **options, stop_after=3) is None
-    # As if it had gone on to log a fourth step before it was killed.
-    with (tmp_path / "broken" / "log.jsonl").open("a") as file:
-        file.write('{"step": 4, "l1": 9.9}\n{"step": 5, "l')
-    resumed = train(tmp_path / "broken", TINY, config, *sets, **options)
-
-    def curve(folder):
-        lines = [json.loads(line) for line in (tmp_path / folder / "log.jsonl").read_text().splitlines()]
-        return [(line["step"], line["l1"]) for line in lines if "l1" in line]
-
-    assert len(curve("whole")) == 6
-    np.testing.assert_allclose(curve("whole"), curve("broken"), atol=1e-5)
-    for name, value in checkpoint.load(whole).generator.state_dict().items():
-        torch.testing.assert_close(
-            checkpoint.load(resumed).generator.state_dict()[name], value, rtol=1e-3, atol=1e-4
-        )
-    assert (tmp_path / "broken" / "samples" / "final.png").exists()
+def test_discriminators_learn_at_their_own_rate():
+    slow = Trainer(TINY, TrainingConfig(steps=10, batch_size=2, discriminator_lr_ratio=0.1), pairs=100)
+    slow.step(batch_of(2))
+    assert slow.generator_optimizer.param_groups[0]["lr"] == pytest.approx(2e-4)
+    assert slow.discriminator_optimizer.param_groups[0]["lr"] == pytest.approx(2e-5)
+    assert slow.generator_optimizer.param_groups[0]["betas"] == (0.9, 0.99)
 
 
-def test_finished_run_is_not_trained_again_and_its_resume_file_exports(tmp_path):
-    config = TrainingConfig(steps=2, batch_size=2)
-    train(tmp_path, TINY, config, people(), people("test", 2), workers=0)
-    log = (tmp_path / "log.jsonl").read_text()
-    result = train(tmp_path, TINY, config, people(), people("test", 2), workers=0)
-    assert (tmp_path / "log.jsonl").read_text() == log
-    ours, resume_file = checkpoint.load(result), checkpoint.load(tmp_path / "last.pt")
-    assert ours.weights == resume_file.weights == "ema"
-    assert ours.config == resume_file.config == TINY
+def test_every_loss_that_has_a_weight_pulls_on_the_generator():
+    """Each weight alone moves the loss's own gradient into the total, and the total is their sum."""
+    vgg = load_vgg19("random")
+    config = TrainingConfig(steps=10, batch_size=2, l2_weight=3.0, warped_source_weight=2.0, vgg="random")
+    trainer = Trainer(TINY, config, pairs=100, vgg=vgg)
+    batch = batch_of(2)
+    stages = trainer.generator.stages(batch.source, batch.source_heatmaps, batch.target_heatmaps)
+    terms = trainer._terms(stages.generated, stages.flow, batch)
+    weights = {name: weight for name, (weight, _) in terms.items()}
+    assert weights == {
+        "masked_l1": 5.0,
+        "l1": 1.0,
+        "l2": 3.0,
+        "warped_source": 2.0,
+        "perceptual": 0.5,
+        "style": 500.0,
+        "adversarial": 2.0,
+    }
+    assert set(trainer.step(batch)) == {*weights, "discriminators", "lr"}
+    assert all(parameter.grad is None for parameter in vgg.parameters())
 
 
-def test_run_of_other_settings_is_not_resumed(tmp_path):
-    train(tmp_path, TINY, TrainingConfig(steps=2, batch_size=2), people(), people("test", 2), workers=0)
-    with pytest.raises(CheckpointError, match="other settings"):
-        train(tmp_path, TINY, TrainingConfig(steps=3, batch_size=2), people(), people("test", 2), workers=0)
+def test_strict_paper_trains_with_the_papers_terms_alone():
+    config = TrainingConfig(steps=10, batch_size=2, strict_paper=True, vgg="random")
+    trainer = Trainer(TINY, config, pairs=100, vgg=load_vgg19("random"))
+    batch = batch_of(2)
+    stages = trainer.generator.stages(batch.source, batch.source_heatmaps, batch.target_heatmaps)
+    terms = trainer._terms(stages.generated, stages.flow, batch)
+    assert {name for name, (weight, _) in terms.items() if weight} == {
+        "masked_l1",
+        "perceptual",
+        "style",
+        "adversarial",
+    }
+    assert TrainingConfig.from_dict({**vars(config)}) == config
 
 
-def test_run_of_another_number_of_pairs_is_not_resumed(tmp_path):
-    config = TrainingConfig(steps=2, batch_size=2)
-    train(tmp_path, TINY, config, people(), people("test", 2), workers=0, stop_after=1)
-    with pytest.raises(CheckpointError, match="other settings"):
-        train(tmp_path, TINY, config, people(length=13), people("test", 2), workers=0)
+def test_lsgan_trains_both_sides_on_squares():
+    kinds = {}
+    for kind in ("log", "lsgan"):
+        config = TrainingConfig(steps=10, batch_size=2, adversarial_kind=kind)
+        kinds[kind] = Trainer(TINY, config, pairs=100).step(batch_of(2))
+    # Untrained logits are near 0: log 2 and two of them; 1 and 1.
+    assert float(kinds["log"]["adversarial"]) == pytest.approx(np.log(2), abs=0.1)
+    assert float(kinds["log"]["discriminators"]) == pytest.approx(2 * np.log(2), abs=0.2)
+    assert float(kinds["lsgan"]["adversarial"]) == pytest.approx(1, abs=0.2)
+    assert float(kinds["lsgan"]["discriminators"]) == pytest.approx(1, abs=0.2)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"<html>"])
-def test_damaged_save_is_named_and_left_alone(tmp_path, damage):
-    config = TrainingConfig(steps=2, batch_size=2)
-    train(tmp_path, TINY, config, people(), people("test", 2), workers=0, stop_after=1)
-    save = tmp_path / "last.pt"
-    save.write_bytes(damage(save.read_bytes()))
-    before = save.read_bytes()
-    with pytest.raises(CheckpointError, match=r"last\.pt cannot be resumed from .* another folder"):
-        train(tmp_path, TINY, config, people(), people("test", 2), workers=0)
-    assert save.read_bytes() == before
+def test_a_step_draws_no_random_numbers():
+    """So a save needs no state of a random generator."""
+    trainer = Trainer(TINY, TrainingConfig(steps=10, batch_size=2), pairs=100)
+    before = torch.get_rng_state()
+    trainer.step(batch_of(2))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(tmp_path):
-    sets = (people(), people("test", 2))
-    first = train(tmp_path / "first", TINY, TrainingConfig(steps=3, batch_size=2), *sets, workers=0)
-    still = TrainingConfig(steps=1, batch_size=2, learning_rate=1e-12, l2_weight=1.0, ema_decay=0.0)
-    second = train(tmp_path / "second", TINY, still, *sets, workers=0, log_every=1, init_from=first)
-    before, after = (dict(checkpoint.load(path).generator.named_parameters()) for path in (first, second))
-    for name, value in before.items():
-        torch.testing.assert_close(after[name], value)
-    assert "l2" in json.loads((tmp_path / "second" / "log.jsonl").read_text().splitlines()[0])
-
-
-def test_fine_tuning_another_network_is_refused(tmp_path):
-    sets = (people(), people("test", 2))
-    config = TrainingConfig(steps=1, batch_size=2)
-    first = train(tmp_path / "first", TINY, config, *sets, workers=0)
-    with pytest.raises(CheckpointError, match="another configuration"):
-        train(tmp_path / "second", replace(TINY, blocks=2), config, *sets, workers=0, init_from=first)
+def test_fp16_without_a_gpu_is_refused():
+    with pytest.raises(ContractError, match=r"fp16 on the CPU.* bf16 or fp32"):
+        Trainer(TINY, TrainingConfig(steps=10, batch_size=2, precision="fp16"), pairs=100)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +195,18 @@ def test_fine_tuning_another_network_is_refused(tmp_path):
         ({"batch_size": 1}, "batch norm"),
         ({"steps": 0}, "steps is 0"),
         ({"precision": "half"}, "precision is 'half'"),
+        ({"epoch_pairs": -1}, "epoch_pairs is -1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"discriminator_lr_ratio": float("nan")}, "discriminator_lr_ratio is nan"),
+        ({"style_weight": -1.0}, "style_weight is -1.0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"adversarial_kind": "hinge"}, "adversarial_kind is 'hinge'"),
+        ({"strict_paper": True}, "strict_paper .* need VGG19's weights"),
+        ({"strict_paper": True, "vgg": "random", "l2_weight": 1.0}, "but l2_weight asks for another"),
+        (
+            {"strict_paper": True, "vgg": "random", "adversarial_kind": "lsgan"},
+            "but adversarial_kind asks for another",
+        ),
     ],
 )
 def test_settings_that_cannot_train_are_refused(changes, message):
