@@ -1,44 +1,57 @@
-"""How good the pictures are: PSNR, PSNR on the garment and SSIM on held-out synthetic people.
+"""How good generated pictures are, of checkpoints, deployed files or folders: SSIM, PSNR, LPIPS, FID, Inception Score.
 
-    python benchmarks/quality.py full=models/demo/small.safetensors --json quality.json
+    python benchmarks/quality.py full=models/demo/small.safetensors model.onnx model.fp16.onnx --json quality.json
+    python benchmarks/quality.py model.onnx --data fashion_data --lpips-weights alexnet-owt-7be5be79.pth
+    python benchmarks/quality.py ours=results/ --ground-truth test/ --list pairs.csv --published deepfashion
 
-Copying the source picture is always the first row: it is what a network that learned nothing would score.
+Without --data or --ground-truth it is on held-out synthetic people. Where there are source pictures, copying them is
+the first row: what a network that learned nothing would score. What each column means: docs/quality.md.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
-from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
-from posewarp.models import checkpoint
+from posewarp.benchmarks.scoring import data as sources
+from posewarp.benchmarks.scoring.folders import Pictures, Resize
+from posewarp.benchmarks.scoring.generators import (
+    Generate,
+    Opened,
+    copy_source,
+    of_folder,
+    of_network,
+    open_generator,
+)
+from posewarp.benchmarks.scoring.inception import load_inception
+from posewarp.benchmarks.scoring.measures import DEFINITIONS
+from posewarp.benchmarks.scoring.perceptual import load_lpips
+from posewarp.benchmarks.scoring.published import DATA_SETS, SOURCE
+from posewarp.benchmarks.scoring.published import published as published_rows
+from posewarp.benchmarks.scoring.report import mark_random, network_settings, notes, table, write
+from posewarp.benchmarks.scoring.score import Networks, score
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.synthetic import SyntheticPeople
 from posewarp.models.generator import Generator
-from posewarp.models.metrics import psnr
-from posewarp.models.training.batches import Batch
 from posewarp.runtime import command
-from posewarp.runtime.errors import ContractError
-from posewarp.runtime.files import atomic_write
+from posewarp.runtime.errors import ContractError, DataError
+from posewarp.runtime.files import check_outputs
 
 BATCH_SIZE = 16
+SYNTHETIC_PAIRS = 256
 
 
-@torch.no_grad()
 def measure(
     generator: Generator | None, people: SyntheticPeople, pairs: int, config: GeneratorConfig
-) -> dict:
-    """Score a generator, or copying the source where it is None.
-
-    Pictures are rounded to 8 bits first, as a user would store them.
+) -> dict[str, float | int | None]:
+    """Score a generator, or copying the source where it is None, by what needs no network's weights.
 
     Args:
         generator: in eval mode.
@@ -46,60 +59,215 @@ def measure(
         pairs: how many of them, from the first.
         config: gives the heat maps.
 
-    Returns: means over the pairs: ``psnr_db``, ``garment_psnr_db`` (pixels of the target's garment mask), ``ssim``
-        (Gaussian window, sigma 1.5, levels 0..255), and ``pairs``.
+    Returns: as ``scoring.score.score``.
     """
-    scores: dict[str, list[Tensor]] = {"psnr_db": [], "garment_psnr_db": [], "ssim": []}
-    for start in range(0, pairs, BATCH_SIZE):
-        batch = Batch.from_pairs([people[i] for i in range(start, min(start + BATCH_SIZE, pairs))], config)
-        if generator is None:
-            output = batch.source
-        else:
-            output = generator(batch.source, batch.source_heatmaps, batch.target_heatmaps)
-        generated, target = (((x + 1) * 127.5).round().clamp(0, 255) for x in (output, batch.target))
-        scores["psnr_db"].append(psnr(generated, target))
-        scores["garment_psnr_db"].append(psnr(generated, target, batch.mask))
-        ssim = structural_similarity_index_measure(
-            generated, target, sigma=1.5, data_range=255.0, reduction="none"
-        )
-        scores["ssim"].append(ssim.double())
-    means = {name: float(torch.cat(values).nanmean()) for name, values in scores.items()}
-    return {**means, "pairs": pairs}
+    generate = copy_source if generator is None else of_network(generator, config)
+    return score(generate, [people[i] for i in range(pairs)], batch_size=BATCH_SIZE)
 
 
 def quality(
-    checkpoints: Annotated[
-        list[str], typer.Argument(metavar="NAME=CHECKPOINT...", help="Networks to score.")
+    entries: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]PATH...",
+            help="Checkpoints, .onnx, .engine or .mnn files; with --ground-truth or --data, folders of pictures.",
+        ),
     ],
-    pairs: Annotated[int, typer.Option(min=1, help="Held-out pairs.")] = 256,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="How many pairs; 256 synthetic ones, else all.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic people.")] = 0,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A DeepFashion or Market-1501 tree: its test pairs.")
+    ] = None,
+    layout: Annotated[Literal["deepfashion", "market"] | None, typer.Option(help="Of --data.")] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder of the true pictures, for folders.")
+    ] = None,
+    pair_list: Annotated[
+        Path | None, typer.Option("--list", help="Pairs of folders: from,to a line, or one name a line.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Scale pictures on disk to this size.")
+    ] = None,
+    resize_filter: Annotated[
+        Literal["nearest", "bilinear", "bicubic", "lanczos"],
+        typer.Option("--filter", help="Of --size, for folders."),
+    ] = "bicubic",
+    masks: Annotated[
+        Path | None, typer.Option(help="Garment masks: parsing maps of --data, black and white for folders.")
+    ] = None,
+    parsing: Annotated[str, typer.Option(help="What the maps' labels mean, for --data.")] = "adgan8",
+    lpips_weights: Annotated[
+        str | None, typer.Option(metavar="PATH|torchvision", help="AlexNet's: measure LPIPS.")
+    ] = None,
+    inception_weights: Annotated[
+        str | None, typer.Option(metavar="PATH|torch-fidelity", help="InceptionV3's: measure IS, and FID.")
+    ] = None,
+    random_weights: Annotated[
+        int | None,
+        typer.Option(metavar="SEED", help="Random ones instead, for tests; comparable with nothing else."),
+    ] = None,
+    fid_reference: Annotated[
+        Path | None, typer.Option(help="Folder or list of pictures; 'train' with --data.")
+    ] = None,
+    fid_statistics: Annotated[
+        Path | None, typer.Option(help=".npz of the reference: read, or written where it is not there.")
+    ] = None,
+    splits: Annotated[int, typer.Option(min=1, help="Of the Inception Score.")] = 10,
+    published: Annotated[
+        Literal["auto", "deepfashion", "market", "none"],
+        typer.Option(help="Published rows beside; auto: those of --data."),
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1)] = BATCH_SIZE,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Of checkpoints, .onnx and weights.")
+    ] = "cpu",
+    trust: Annotated[bool, typer.Option("--trust", help="Unpickle checkpoints of any class.")] = False,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write figures and settings here too.")
+    ] = None,
 ) -> None:
-    """Score checkpoints on held-out synthetic people, beside copying the source picture."""
-    named = dict(entry.split("=", 1) if "=" in entry else (Path(entry).stem, entry) for entry in checkpoints)
-    loaded = {name: checkpoint.load(Path(path)) for name, path in named.items()}
-    configs = [item.config for item in loaded.values()]
-    if len({(config.height, config.width) for config in configs}) != 1:
-        raise ContractError("the checkpoints were made for different sizes; score them in separate runs")
-    people = SyntheticPeople(configs[0].height, configs[0].width, seed=seed, split="test", length=pairs)
+    """Score generated pictures against their ground truth."""
+    named = _named(entries)
+    check_outputs(
+        {"--json": json_path, "--fid-statistics": None if fid_reference is None else fid_statistics},
+        [*named.values(), pair_list, lpips_weights, inception_weights, fid_reference],
+    )
+    if data is not None and ground_truth is not None:
+        raise DataError("--data and --ground-truth both say what is true; give one")
+    resize = None if size is None else Resize(*_size(size), resize_filter)
+    folders = {name: Pictures(path) for name, path in named.items() if path.is_dir()}
+    if random_weights is not None and "random" not in (lpips_weights, inception_weights):
+        lpips_weights = inception_weights = "random"
+    lpips = None if lpips_weights is None else load_lpips(_weights(lpips_weights, random_weights))
+    inception = (
+        None if inception_weights is None else load_inception(_weights(inception_weights, random_weights))
+    )
+    if inception is None and (fid_reference or fid_statistics):
+        raise DataError("FID needs the weights of InceptionV3: give --inception-weights")
+    with ExitStack() as stack:
+        opened = {
+            name: stack.enter_context(open_generator(path, device=device, trust=trust))
+            for name, path in named.items()
+            if name not in folders
+        }
+        if ground_truth is not None:
+            if opened:
+                raise DataError(
+                    f"{next(iter(opened))} needs source pictures and keypoints; give --data instead"
+                )
+            material = sources.truth_folder(ground_truth, list(folders.values()), pair_list, masks, resize)
+        elif data is not None:
+            material = sources.data_tree(data, layout, _one_size(opened, resize), masks, parsing, pairs)
+        elif folders:
+            raise DataError(f"{next(iter(folders))} is a folder; give --ground-truth or --data")
+        else:
+            material = sources.synthetic(_one_size(opened, resize), seed, pairs or SYNTHETIC_PAIRS)
+        if inception is not None and len(material.targets) < splits:
+            raise ContractError(
+                f"the Inception Score in {splits} splits needs at least {splits} pictures, "
+                f"got {len(material.targets)}; give more, or fewer --splits"
+            )
+        networks = Networks(lpips, inception, splits=splits).to(device)
+        if fid_reference is not None or fid_statistics is not None:
+            reference = sources.reference_statistics(
+                inception, fid_reference, fid_statistics, material, None if data is None else (data, layout),
+                batch_size, _progress("reference pictures"),
+            )  # fmt: skip
+            networks = replace(networks, reference=reference)
 
-    rows = {"copy the source": measure(None, people, pairs, configs[0])}
-    for name, item in track(loaded.items(), "scoring", transient=True):
-        rows[name] = measure(item.generator, people, pairs, item.config)
-    table = Table("", "PSNR dB", "garment PSNR dB", "SSIM", title=f"{pairs} held-out pairs, seed {seed}")
-    for name, row in rows.items():
-        table.add_row(name, f"{row['psnr_db']:.2f}", f"{row['garment_psnr_db']:.2f}", f"{row['ssim']:.4f}")
-    Console().print(table)
+        data_set = material.data_set if published == "auto" else published
+        generators: dict[str, Generate] = {} if ground_truth else {"copy the source": copy_source}
+        for name in named:
+            if name in folders:
+                generators[name] = of_folder(folders[name], material.names, material.resize)
+            else:
+                generators[name] = opened[name].generate
+        rows = {
+            name: score(
+                generate, material.targets, networks, batch_size=batch_size, market=data_set == "market",
+                progress=_progress(name),
+            )
+            for name, generate in generators.items()
+        }  # fmt: skip
+    about = {
+        name: {"kind": "pictures", "formats": folders[name].formats}
+        if name in folders
+        else {"kind": opened[name].kind, "sha256": opened[name].sha256}
+        for name in named
+    }
+    rows = {name: mark_random(row, networks) for name, row in rows.items()}
+    beside = published_rows(data_set) if data_set in DATA_SETS else {}
+    height, width = material.targets[0].target_image.shape[:2]
+    title = f"{len(material.targets)} pairs of {height}x{width}, {material.settings['kind']}"
+    console = Console()
+    console.print(table(title, rows, about, beside))
+    for note in notes(networks, beside):
+        console.print(note)
     if json_path is not None:
+        settings = {**network_settings(networks), "batch_size": batch_size, "device": device}
         report = {
+            "size": [height, width],
+            "pairs": len(material.targets),
             "seed": seed,
             "split": "test",
-            "size": [configs[0].height, configs[0].width],
-            "sha256": {name: item.sha256 for name, item in loaded.items()},
+            "data": material.settings,
+            "generators": about,
+            "sha256": {name: opened[name].sha256 for name in opened},
             "rows": rows,
+            "published": {"source": SOURCE, "data_set": data_set, "rows": beside},
+            "settings": settings,
+            "definitions": {
+                name: text for name, text in DEFINITIONS.items() if any(name in row for row in rows.values())
+            },
         }
-        with atomic_write(json_path) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
+        write(json_path, report)
+
+
+def _named(entries: Sequence[str]) -> dict[str, Path]:
+    """Files and folders by the names that their rows bear.
+
+    Raises: ContractError for two of one name.
+    """
+    named: dict[str, Path] = {}
+    for entry in entries:
+        name, found, path = entry.partition("=")
+        if not found or Path(entry).exists():
+            name, path = Path(entry).name, entry
+        if name in named:
+            raise ContractError(f"two rows are called {name}; name them: NAME={path}")
+        named[name] = Path(path)
+    return named
+
+
+def _weights(given: str, seed: int | None) -> str | int:
+    return (seed or 0) if given == "random" else given
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise ContractError(f"--size is {text!r}, expected HEIGHTxWIDTH such as 256x176", got=text)
+    return int(height), int(width)
+
+
+def _one_size(opened: Mapping[str, Opened], resize: Resize | None) -> tuple[int, int] | None:
+    """The size that all networks are made for; without any, the one asked for.
+
+    Raises: ContractError if they differ.
+    """
+    sizes = {each.size for each in opened.values()}
+    if resize is not None:
+        sizes.add((resize.height, resize.width))
+    if len(sizes) > 1:
+        listed = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
+        raise ContractError(f"made for different sizes, {listed}: score them in separate runs")
+    return next(iter(sizes), None)
+
+
+def _progress(name: str) -> Callable[[Sequence[int]], Iterable[int]]:
+    return lambda starts: track(starts, name, transient=True, console=Console(stderr=True))
 
 
 app = typer.Typer(add_completion=False)
