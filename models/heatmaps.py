@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+# Where a factor is smaller it counts as zero, which no sum in fp32 can tell from it. Products of smaller ones would be
+# subnormal, and on them CPUs are slow: without this the first convolution at 256x176 takes 380 ms instead of 40.
+SMALLEST = 1e-9
+
+
 def visible(keypoints: Tensor, height: int, width: int) -> Tensor:
     """Which keypoints count: both coordinates inside the frame, so -1, NaN and anything outside is missing.
 
@@ -46,7 +51,12 @@ def to_heatmaps(
         along_y = (y == position[..., 1:].floor()).float()  # (B, J, H)
     else:
         scale = -0.5 / sigma_px**2
-        along_x = torch.exp((x - position[..., :1]).square() * scale)  # (B, J, W)
-        along_y = torch.exp((y - position[..., 1:]).square() * scale)  # (B, J, H)
+        along_x = _envelope((x - position[..., :1]).square() * scale)  # (B, J, W)
+        along_y = _envelope((y - position[..., 1:]).square() * scale)  # (B, J, H)
     along_y = along_y * seen.unsqueeze(-1).float()
     return along_y.unsqueeze(-1) * along_x.unsqueeze(-2)  # (B, J, H, W)
+
+
+def _envelope(exponent: Tensor) -> Tensor:
+    values = torch.exp(exponent)
+    return torch.where(values < SMALLEST, torch.zeros_like(values), values)
