@@ -1,18 +1,13 @@
-"""The ``posewarp`` command. Each subcommand's module is imported when it is called, so that --help stays quick."""
+"""The ``posewarp`` command. Nothing heavy is imported here, so that Ctrl-C finds ``command.main`` already at work."""
 
 from __future__ import annotations
-
-from importlib import import_module
-
-import typer
-from rich.console import Console
-from rich.table import Table
-from typer.core import TyperGroup
 
 from posewarp.runtime import command
 
 # name: (module that holds its ``app``, one line for --help), in the order of the journey.
 COMMANDS = {
+    "data": ("posewarp.cli.data", "Check a data set on disk, or write one of synthetic people."),
+    "keypoints": ("posewarp.cli.keypoints", "Convert keypoint files, or find keypoints in pictures."),
     "train": ("posewarp.cli.train", "Train the generator on synthetic people."),
     "export": ("posewarp.export.to_onnx", "Checkpoint or module to ONNX, proven against PyTorch."),
     "lint": ("posewarp.export.lint", "What of a model will fail, or move pixels, at a runtime."),
@@ -28,31 +23,15 @@ COMMANDS = {
 }
 
 
-class _LazyGroup(TyperGroup):
-    def list_commands(self, ctx: object) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: object, name: str) -> object:
-        return typer.main.get_command(import_module(COMMANDS[name][0]).app) if name in COMMANDS else None
-
-    def format_help(self, ctx: object, formatter: object) -> None:
-        table = Table.grid(padding=(0, 3))
-        for name, (_, line) in COMMANDS.items():
-            table.add_row(f"  [bold]{name}[/bold]", line)
-        console = Console()
-        console.print(
-            "Usage: posewarp COMMAND [OPTIONS] ...", "", "Commands:", table, "", sep="\n", highlight=False
-        )
-        console.print("posewarp COMMAND --help says more.", highlight=False)
-
-
-app = typer.Typer(cls=_LazyGroup, add_completion=False, no_args_is_help=True)
-
-
-@app.callback()
-def _root() -> None:
-    """From a training checkpoint of a warping network to production, proven at each step."""
-
-
 def main() -> None:
-    command.main(app)
+    command.main(_run)
+
+
+def _run() -> None:
+    with command.importing():
+        from posewarp.cli.group import app
+    app()
+
+
+if __name__ == "__main__":  # torchrun and accelerate start a module
+    main()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from posewarp.runtime.errors import PosewarpError, PosewarpWarning
 
@@ -16,10 +18,10 @@ def main(app: Callable[[], object]) -> None:
     Args:
         app: parses ``sys.argv``, runs, and exits with 2 on misuse, as a Typer or Click application does.
     """
-    # Unwind as for Ctrl-C: temporary files are removed and worker processes ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    warnings.showwarning = _one_line(warnings.showwarning)
     try:
+        # Unwind as for Ctrl-C: temporary files are removed and worker processes ended.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        warnings.showwarning = _one_line(warnings.showwarning)
         app()
     except PosewarpError as exc:
         # Quoted exceptions of other libraries may span lines.
@@ -27,6 +29,24 @@ def main(app: Callable[[], object]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While modules are imported: Ctrl-C and SIGTERM end the process at once, silently, with the codes of ``main``.
+
+    There is nothing to unwind yet, and an exception raised in the middle of an import does not arrive: extension
+    modules turn it into an ImportError, and callbacks of the import system print it and go on.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as it is in a shell's background jobs
+            signal.signal(number, lambda number, _: os._exit(128 + number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _one_line(show: Callable[..., None]) -> Callable[..., None]:

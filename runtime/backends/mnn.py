@@ -17,18 +17,23 @@ from typing import Any
 import numpy as np
 
 from posewarp.runtime import sidecar
+from posewarp.runtime.backends.captured import captured_stdout
 from posewarp.runtime.contract import METADATA_KEY, Contract, TensorSpec
 from posewarp.runtime.errors import BackendError, ContractError, EngineError, PluginError
 
 # numpy's names of the types that both have; MNN holds wider integers in 32 bits.
 _TYPES = {"float32": "Halide_Type_Float", "uint8": "Halide_Type_Uint8", "int32": "Halide_Type_Int"}
 
+# What it prints on stdout where nothing is wrong, of the CPU and of our choice; it has no switch for that.
+_NOISE = ("The device supports: ", "MNN use high precision")
+
 
 class MnnBackend:
     """An MNN file that was opened (see ``backends.Backend``).
 
     There is one MNN session: calls from several threads run one after another, each on all ``threads``. It is planned
-    for one set of shapes at a time; other shapes are planned when they come.
+    for one set of shapes at a time; other shapes are planned when they come. Plans of earlier shapes are not kept: a
+    plan takes 1 to 5 ms, and one kept would hold another copy of the weights.
     """
 
     device = "cpu"
@@ -36,19 +41,22 @@ class MnnBackend:
     def __init__(self, mnn: ModuleType, path: Path, threads: int, contract: Contract):
         self.name = f"MNN {mnn.version()}"
         self._mnn, self._lock = mnn, threading.Lock()
-        try:
-            self._interpreter = mnn.Interpreter(str(path))
-        except Exception as exc:  # it raises Exception itself, and prints why
-            raise BackendError(
-                f"{path} is not an MNN file, or is cut short; build it again: posewarp build model.onnx "
-                "--backend mnn"
-            ) from exc
-        # On a CPU with FP16 arithmetic any other precision would let MNN round to it.
-        self._session = self._interpreter.createSession(
-            {"backend": "CPU", "numThread": threads, "precision": "high"}
-        )
-        if self._session is None:
-            raise BackendError(f"{self.name} cannot plan {path} in the shapes that it was built with")
+        with captured_stdout(_NOISE) as said:
+            try:
+                self._interpreter = mnn.Interpreter(str(path))
+            except Exception as exc:  # it raises Exception itself
+                raise BackendError(
+                    f"{path} is not an MNN file, or is cut short; build it again: posewarp build model.onnx "
+                    f"--backend mnn. {self.name} said: {said()}"
+                ) from exc
+            # On a CPU with FP16 arithmetic any other precision would let MNN round to it.
+            self._session = self._interpreter.createSession(
+                {"backend": "CPU", "numThread": threads, "precision": "high"}
+            )
+            if self._session is None:
+                raise BackendError(
+                    f"{self.name} cannot plan {path} in the shapes that it was built with: {said()}"
+                )
         self._feeds = dict(self._interpreter.getSessionInputAll(self._session))
         self._results = dict(self._interpreter.getSessionOutputAll(self._session))
         self._shapes = {name: tuple(tensor.getShape()) for name, tensor in self._feeds.items()}
@@ -74,13 +82,14 @@ class MnnBackend:
 
     def _plan(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes = {}  # until it is done, they are of no run
-        for name, shape in shapes.items():
-            self._interpreter.resizeTensor(self._feeds[name], shape)
-        self._interpreter.resizeSession(self._session)
-        self._results = dict(self._interpreter.getSessionOutputAll(self._session))
-        if any(min(tensor.getShape(), default=1) < 1 for tensor in self._results.values()):
-            said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-            raise BackendError(f"{self.name} cannot plan the shapes {said}; it printed why")
+        with captured_stdout(_NOISE) as said:
+            for name, shape in shapes.items():
+                self._interpreter.resizeTensor(self._feeds[name], shape)
+            self._interpreter.resizeSession(self._session)
+            self._results = dict(self._interpreter.getSessionOutputAll(self._session))
+            if any(min(tensor.getShape(), default=1) < 1 for tensor in self._results.values()):
+                named = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+                raise BackendError(f"{self.name} cannot plan the shapes {named}: {said()}")
         self._shapes = dict(shapes)
 
     def _host(self, array: np.ndarray) -> Any:
@@ -134,7 +143,8 @@ def open_model(
 
 def _import_mnn() -> ModuleType:
     try:
-        import MNN
+        with captured_stdout(_NOISE):
+            import MNN
     except Exception as exc:  # ImportError, or what its binding raises
         reason = " ".join(str(exc).split()) or type(exc).__name__
         raise BackendError(f"MNN cannot be imported ({reason}); pip install posewarp[mnn]") from exc

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper, parser
 from typer.testing import CliRunner
 
-from posewarp.cli.main import app
+from posewarp.cli.group import app
 from posewarp.export.graphs.coordinates import coordinate_slices
 from posewarp.export.graphs.warps import rewrite_warps
 from posewarp.export.lint import RULES, lint

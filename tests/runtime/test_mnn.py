@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
-import gc
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -116,16 +117,36 @@ def test_four_threads_with_different_shapes_get_the_serial_answers(mnn_file):
     assert not failures
 
 
-def test_opening_and_closing_gives_memory_back(mnn_file):
-    def cycle(count):
-        for _ in range(count):
-            with Session.open(mnn_file, threads=2) as session:
-                check(session, picture(1, 64))
-        gc.collect()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+def test_a_shape_is_planned_once_as_long_as_it_stays(mnn_file, monkeypatch):
+    with Session.open(mnn_file, threads=1) as session:
+        planned = []
+        plan = session.backend._plan
+        monkeypatch.setattr(
+            session.backend, "_plan", lambda shapes: planned.append(shapes["picture"]) or plan(shapes)
+        )
+        for batch, height in [(1, 5), (1, 5), (3, 5), (3, 5), (3, 5), (1, 5)]:
+            check(session, picture(batch, height))
+    assert planned == [(1, 5, 4, 3), (3, 5, 4, 3), (1, 5, 4, 3)]
 
-    before = cycle(20)
-    assert cycle(200) - before < 20
+
+def test_stdout_stays_the_commands_own(mnn_file):
+    """In a fresh process, since MNN prints when it is imported."""
+    code = (
+        "import json, numpy as np; from posewarp.runtime import Session\n"
+        f"with Session.open({str(mnn_file)!r}, threads=1) as session:\n"
+        "    session.run({'picture': np.zeros((2, 6, 4, 3), np.uint8)})\n"
+        "    print(json.dumps(session.device))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '"cpu"\n', "")
+
+
+def test_what_mnn_said_is_in_the_error_and_not_on_stdout(mnn_file, capfd):
+    mnn_file.write_bytes(b"\x00" * 4000)
+    write_sidecar(mnn_file)
+    with pytest.raises(BackendError, match=r"MNN 3\.\S+ said: Invalidate buffer to create MNN Module"):
+        Session.open(mnn_file)
+    assert capfd.readouterr() == ("", "")
 
 
 # Refused, in one line
