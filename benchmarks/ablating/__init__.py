@@ -1,0 +1,1 @@
+"""What ablation.py is made of: variants, their training side by side, scores, figures."""
