@@ -154,7 +154,7 @@ def suspicious_rows(keypoints: np.ndarray, frame: Size) -> dict[str, np.ndarray]
     seen = present[:, UPRIGHT].all(2)
     across, down = (np.abs(ends[:, :, 0] - ends[:, :, 1]) * seen[..., None]).sum(1).T  # (N) each
     exchanged = (visible(keypoints[..., ::-1], *frame) & present).sum(1)
-    swapped = ~none & (seen.sum(1) >= 2) & (across > 2 * down) & (2 * exchanged > count)
+    swapped = ~none & (seen.sum(1) >= 3) & (across > 2 * down) & (2 * exchanged > count)
     outside = 2 * (~visible(keypoints, *frame) & present).sum(1) > count
     return {"no_keypoints": none, "swapped_columns": swapped, "keypoints_outside": outside & ~swapped}
 

@@ -14,7 +14,7 @@ from posewarp.models.data.faults import Fault, refuse
 from posewarp.models.data.framing import Size, frame_image, frame_keypoints
 from posewarp.models.data.layouts import LAYOUTS, SplitFiles, find_files
 from posewarp.models.data.masks import Masks
-from posewarp.models.data.synthetic import Pair
+from posewarp.models.data.pair import Pair
 from posewarp.runtime.errors import DataError, PosewarpWarning
 from posewarp.runtime.image import read_image
 from posewarp.runtime.keypoints import visible

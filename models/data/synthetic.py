@@ -9,6 +9,7 @@ import numpy as np
 from posewarp.models.data import body
 from posewarp.models.data.appearance import Appearance, sample_appearance
 from posewarp.models.data.figure import render
+from posewarp.models.data.pair import Pair
 from posewarp.runtime.errors import DataError
 
 SPLITS = ("train", "test")
@@ -19,24 +20,6 @@ CANDIDATES = 20
 COVERAGE = (0.25, 0.60)
 DISPLACEMENT = (0.05, 0.25)
 CENTRE_DISTANCE = 0.05
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A training example.
-
-    Attributes:
-        source_image, target_image: uint8 (H, W, 3), RGB.
-        source_keypoints, target_keypoints: float32 (18, 2), (x, y) in pixels, OpenPose COCO-18 order;
-            (-1, -1) for missing.
-        garment_mask: bool (H, W), the target's visible garment pixels.
-    """
-
-    source_image: np.ndarray
-    target_image: np.ndarray
-    source_keypoints: np.ndarray
-    target_keypoints: np.ndarray
-    garment_mask: np.ndarray
 
 
 @dataclass(frozen=True)
