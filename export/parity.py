@@ -218,8 +218,8 @@ def _divergence(
 def _notes(first: Rung, second: Rung, notes: list[str]) -> list[str]:
     if any(rung.model is not None and rung.dtype != "fp32" for rung in (first, second)):
         notes = [EMULATED, *notes]
-    if find_spec("torchmetrics") is None:
-        notes = [*notes, "SSIM not measured: torchmetrics is not installed; pip install posewarp[train]"]
+    if find_spec("skimage") is None:
+        notes = [*notes, "SSIM not measured: scikit-image is not installed; pip install posewarp[train]"]
     return notes
 
 

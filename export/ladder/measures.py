@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class OutputMeasures:
         cosine: between the two, of the worst sample.
         steps: the largest difference in steps of 255 to full scale: 8-bit levels of a picture.
         psnr_db: of the worst sample, infinite where all are equal.
-        ssim: of the worst sample; None for what is no picture, or without torchmetrics.
+        ssim: of the worst sample; None for what is no picture, or without scikit-image.
         non_finite: values that are NaN or infinite, in either.
         failures: what is beyond its limit, in words.
     """
@@ -190,17 +191,16 @@ def _psnr(absolute: np.ndarray, scale: float) -> float:
 
 
 def _ssim(got: np.ndarray, reference: np.ndarray, full_scale: float) -> float | None:
-    """Gaussian window of 11 px, sigma 1.5 (Wang et al. 2004), by torchmetrics; of the worst sample."""
+    """Gaussian window of 11 px, sigma 1.5 (Wang et al. 2004), by scikit-image; of the worst sample."""
     if reference.ndim != 4:
         return None
-    if reference.dtype == np.uint8 and reference.shape[3] in _PICTURE_CHANNELS:
-        got, reference = got.transpose(0, 3, 1, 2), reference.transpose(0, 3, 1, 2)
-    if reference.shape[1] not in _PICTURE_CHANNELS or min(reference.shape[2:]) < _SSIM_WINDOW:
+    if reference.dtype != np.uint8 or reference.shape[3] not in _PICTURE_CHANNELS:
+        got, reference = got.transpose(0, 2, 3, 1), reference.transpose(0, 2, 3, 1)
+    if reference.shape[3] not in _PICTURE_CHANNELS or min(reference.shape[1:3]) < _SSIM_WINDOW:
         return None
-    try:
-        import torch
-        from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-    except ImportError:
+    if find_spec("skimage") is None:
         return None
-    pictures = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64)) for x in (got, reference))
-    return float(ssim(*pictures, sigma=1.5, data_range=full_scale, reduction="none").min())
+    from posewarp.models.metrics import ssim
+
+    pairs = zip(got.astype(np.float64), reference.astype(np.float64), strict=True)
+    return min(ssim(*pair, full_scale) for pair in pairs)
