@@ -74,7 +74,7 @@ MACHINE_PYTHON=$(command -v "${PYTHON:-python3}") || die 1 "no ${PYTHON:-python3
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 export MACHINE_PYTHON WORK GIVEN_WHEELS=$given WHEELS=$WORK/wheels ENVIRONMENT=$WORK/environment
-export PYTHON=$ENVIRONMENT/bin/python
+export PYTHON=$ENVIRONMENT/bin/python COMPUTE_CAPABILITY=${capability# }
 scripts=$("$MACHINE_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))') # cmake may be there
 export PATH=$ENVIRONMENT/bin:$PATH:/usr/local/cuda/bin:$scripts
 mkdir -p "$WHEELS" "$WORK/steps"
@@ -86,7 +86,7 @@ if [ -z "$commit" ]; then
 fi
 cuda=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p') || cuda=unknown
 date=$(date -u +%Y-%m-%d)
-printf '%s\t%s\n' card "$name" driver "${driver# }" compute_capability "${capability# }" \
+printf '%s\t%s\n' card "$name" driver "${driver# }" compute_capability "$COMPUTE_CAPABILITY" \
     memory_mib "${memory# }" cuda "$cuda" commit "$commit" date "$date" >"$WORK/machine.tsv"
 stem=$output/$(tr '[:upper:]' '[:lower:]' <<<"$name" | tr -cs '[:alnum:]\n' -)-$date
 

@@ -8,6 +8,7 @@ for wheel in "$WHEELS"/kernel_lens-*.whl; do
     "$MACHINE_PYTHON" -m zipfile -e "$wheel" "$WORK/headers"
     export TensorRT_ROOT=$WORK/headers
 done
+export CUDAARCHS=${COMPUTE_CAPABILITY/./}-real # of this card alone: each further one is compiled for itself
 # Without headers `make` would look for them in the network.
 PIP_NO_INDEX=1 make plugins VENV="$ENVIRONMENT" PYTHON="$MACHINE_PYTHON"
 if ! [ -f runtime/lib/libposewarp_plugins.so ]; then
