@@ -131,17 +131,22 @@ def detect_command(
         else PoseDetector.open(model, detector, device=device)
     )
     found: dict[str, list[np.ndarray]] = {}
-    with few_warnings(), _overlays(overlay) as draw, progress_bar() as progress:
+    with _overlays(overlay) as draw, progress_bar() as progress:
         for name, path in progress.track(pictures.items(), description="pictures"):
-            image = read_image(path)
-            seen = [each.round(3) for each in detect(image, min_score=min_score)]
-            if seen:
-                found[name] = seen if people == "all" else seen[:1]
-                draw(name, image, found[name])
-            elif len(pictures) > 1:
-                warnings.warn(f"nobody was found in {path}, which is left out", PosewarpWarning, stacklevel=1)
+            try:
+                image = read_image(path)
+                seen = [each.round(3) for each in detect(image, min_score=min_score)]
+                if not seen:
+                    raise DataError(f"nobody was found in {path}")
+            except DataError as exc:
+                if len(pictures) == 1:
+                    raise
+                warnings.warn(f"{exc}; it is left out", PosewarpWarning, stacklevel=1)
+                continue
+            found[name] = seen if people == "all" else seen[:1]
+            draw(name, image, found[name])
         if not found:
-            raise DataError(f"nobody was found in {source}")
+            raise DataError(f"nobody was found in any of the {len(pictures)} pictures of {source}")
         write_keypoints(output, found, kind)
     print(f"wrote {output} ({kind}): {_describe(found, len(pictures))}")
 
@@ -153,8 +158,7 @@ def _pictures(source: Path) -> dict[str, Path]:
     paths = [each for each in source.rglob("*") if each.suffix.lower() in PICTURES and each.name[0] != "."]
     if not paths:
         raise DataError(f"{source} has no pictures in it: no {', '.join(PICTURES)}")
-    ordered = sorted(paths, key=lambda each: (each.parent, natural_order(each)))
-    return {each.relative_to(source).as_posix(): each for each in ordered}
+    return {each.relative_to(source).as_posix(): each for each in sorted(paths, key=natural_order)}
 
 
 def _check_paths(output: Path, overlay: Path | None, pictures: dict[str, Path]) -> None:
@@ -185,5 +189,6 @@ def _overlays(path: Path | None) -> Iterator[Callable[[str, np.ndarray, list[np.
 def _describe(found: dict[str, list[np.ndarray]], pictures: int) -> str:
     people = [joints for each in found.values() for joints in each]
     missing = sum(int(np.isnan(joints[:, 0]).sum()) for joints in people)
-    left_out = f", {pictures - len(found)} pictures without anybody left out" if pictures > len(found) else ""
-    return f"{len(people)} people, {missing} of {len(people) * KEYPOINTS} joints missing{left_out}"
+    text = f"{len(people)} {'people' if len(people) > 1 else 'person'}, {missing} of {len(people) * KEYPOINTS} joints"
+    left_out = pictures - len(found)
+    return f"{text} missing" + (f", {left_out} picture{'s' * (left_out > 1)} left out" if left_out else "")

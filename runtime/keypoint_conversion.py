@@ -113,7 +113,7 @@ def read_entries(
     files = [each for each in files if each.name[0] != "." and each.is_file()]
     if not files:
         raise DataError(f"{path} has no keypoint files in it: no {', '.join(KINDS)}, .jsonl")
-    for file in sorted(files, key=lambda each: (each.parent, natural_order(each))):
+    for file in sorted(files, key=natural_order):
         yield from _read_file(file, file.relative_to(path).as_posix(), name, order)
 
 
@@ -144,8 +144,8 @@ def convert(
         before = _present(joints)
         joints, fault = _check(joints, reframe.from_size, entry.what)
         if reframe.x_offset or reframe.to_size:
-            joints, fault_after = _check(reframe(joints), reframe.size, f"{entry.what}, moved")
-            fault = fault or fault_after
+            joints, lost = _cut(reframe(joints), reframe.size, f"{entry.what}, moved")
+            fault = fault or lost
         faults += [fault] if fault else []
         converted[entry.name] = joints
         with_joints += before > 0
@@ -202,24 +202,28 @@ def _choose(entry: Entry, person: int | None) -> np.ndarray:
 
 
 def _check(joints: np.ndarray, size: tuple[int, int] | None, what: str) -> tuple[np.ndarray, str | None]:
-    """Joints, with those outside the frame missing, and what looks wrong with them as a whole."""
-    seen = ~np.isnan(joints[:, 0])
-    if not seen.any():
-        return joints, None
-    height, width = size or (np.inf, np.inf)
-    outside = seen & ~visible(joints[:, :2], height, width)
-    inside = np.where(outside[:, None], np.nan, joints)
-    if size is None and outside.any():
-        if 2 * outside.sum() > seen.sum():
-            return inside, f"{what}: {outside.sum()} of {seen.sum()} keypoints have a negative coordinate"
-        return inside, None
-    fault = None
-    try:
-        with np.errstate(over="ignore"):
-            check_keypoints(np.where(seen[:, None], joints[:, :2], MISSING), height, width, what)
-    except DataError as exc:
-        fault = str(exc)
+    """Joints as read, with those outside the frame missing, and what looks wrong with them as a whole."""
+    inside, fault = _cut(joints, size, what)
+    seen = inside if size is None else joints
+    if _present(seen):
+        points = np.where(np.isnan(seen[:, :2]), MISSING, seen[:, :2])
+        try:
+            with np.errstate(over="ignore"):  # 1e300 becomes infinite: outside of any picture all the same
+                check_keypoints(points, *(size or (np.inf, np.inf)), what)
+        except DataError as exc:
+            fault = str(exc)
     return inside, fault
+
+
+def _cut(joints: np.ndarray, size: tuple[int, int] | None, what: str) -> tuple[np.ndarray, str | None]:
+    """Joints, with those outside the frame missing, and a fault if those were most."""
+    inside = joints.copy()
+    inside[~visible(joints[:, :2], *(size or (np.inf, np.inf)))] = np.nan
+    before, after = _present(joints), _present(inside)
+    if 2 * after >= before:
+        return inside, None
+    frame = f"the frame of height {size[0]} and width {size[1]}" if size else "any frame: x or y is negative"
+    return inside, f"{what}: {before - after} of {before} keypoints lie outside {frame}"
 
 
 def _present(joints: np.ndarray) -> int:

@@ -142,17 +142,24 @@ def _open(tool: type, path: str | os.PathLike[str], device: str) -> Any:
         raise BackendError(
             f"{path} does not exist; give the .onnx file of the model, or fetch one by --download"
         )
+    import onnxruntime
+
+    _check_device(device, onnxruntime.get_available_providers())
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it says what it loads
             opened = tool(str(path), backend="onnxruntime", device=device)
     except Exception as exc:  # ONNX Runtime's classes have no common one
         raise BackendError(f"{path} is not an ONNX model that ONNX Runtime can open: {exc}") from exc
-    # ONNX Runtime takes the CPU without a word where CUDA is not there.
-    if device == "cuda" and "CUDAExecutionProvider" not in opened.session.get_providers():
-        raise BackendError(
-            f"{path}: --device cuda was asked for, but this ONNX Runtime has no CUDA to run on"
-        )
+    # Where there is no GPU, ONNX Runtime takes the CPU without a word.
+    _check_device(device, opened.session.get_providers())
     return opened
+
+
+def _check_device(device: str, providers: list[str]) -> None:
+    if device == "cuda" and "CUDAExecutionProvider" not in providers:
+        raise BackendError(
+            "--device cuda was asked for, but ONNX Runtime has no CUDA here; see posewarp[gpu]"
+        )
 
 
 def _open_detector(rtmlib: ModuleType, path: str | os.PathLike[str], device: str) -> Any:

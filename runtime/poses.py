@@ -100,7 +100,7 @@ def _keypoint_files(folder: Path) -> list[Path]:
 
 def natural_order(file: Path) -> tuple[list[tuple[str, int]], str]:
     """A key to sort files by: numbers in a name compare as numbers; the name itself decides between 1 and 01."""
-    parts = re.findall(r"([^0-9]*)([0-9]*)", file.stem)
+    parts = re.findall(r"([^0-9]*)([0-9]*)", file.with_suffix("").as_posix())
     return [(text, int(digits or -1)) for text, digits in parts], file.name
 
 
