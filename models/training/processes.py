@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,9 +55,12 @@ class Processes:
         """The module with its gradients averaged over the processes in each backward pass; itself if alone."""
         if self.count == 1:
             return module
-        # Buffers are averaged by ``average_``: DDP would spread those of process 0, and at each forward.
         devices = None if self.device.type == "cpu" else [self.device]
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # torch 2.13 has a new name for broadcast_buffers, which older ones do not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            # ``average_`` sees to buffers; DDP would spread those of process 0 instead.
+            return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
     def average(self, value: Tensor) -> Tensor:
         """The mean over the processes, the same bits on each."""
