@@ -24,6 +24,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@echo "making the environment in $(VENV): torch, onnxruntime and others; minutes where they must be downloaded"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps rtmlib  # see setup.cfg, pose
 	touch $@
 
 clean:

@@ -24,9 +24,11 @@ _MODULES = {
     ),
     "fit": ("Fit",),
     "image": ("from_tensor", "read_image", "to_tensor", "write_image"),
-    "keypoint_files": ("parse_keypoints", "read_keypoints"),
+    "keypoint_files": ("parse_keypoints", "read_keypoints", "read_people"),
+    "keypoint_writers": ("write_keypoints",),
     "keypoints": ("KEYPOINT_NAMES", "LIMBS", "check_keypoints", "to_heatmaps"),
     "pipeline": ("PoseTransfer",),
+    "pose_detection": ("PoseDetector",),
     "session": ("Session",),
     "split_session": ("SplitSession",),
 }
