@@ -67,7 +67,11 @@ struct Api
     void (*ReleaseTensorTypeAndShapeInfo)(TypeAndShape* info); // 99
     void* mUnused100[1];
     void (*ReleaseCustomOpDomain)(CustomOpDomain* domain); // 101
-    void* mUnused102[166];
+    void* mUnused102[147];
+    // 249; the value stays the session's
+    Status* (*KernelInfoGetConstantInput_tensor)(
+        KernelInfo const* info, size_t index, int* isConstant, Value const** out);
+    void* mUnused250[18];
     // 268; the shape stays the context's
     Status* (*ShapeInferContext_GetInputTypeShape)(ShapeContext const* context, size_t index, TypeAndShape** out);
     void* mUnused269[1];

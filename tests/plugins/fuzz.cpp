@@ -1,9 +1,12 @@
 // Random calls for a sanitizer to watch: shapes, modes, dtypes, bad coordinates. Each goes through the CPU library,
 // and with fp32 features through the core point by point, as a CUDA kernel would.
+// Every tenth call is besides a convolution by Winograd's filtering, compared with the plain sum in fp64.
 //   fuzz SEED CALLS          every buffer is its own allocation of exactly its size
 //   fuzz SEED CALLS planted  and the features are a pixel short, which a sanitizer must report
 #include "../../plugins/core/grid_sample.h"
 #include "../../plugins/cpu/posewarp_cpu.h"
+#include "../../plugins/cpu/threads.h"
+#include "../../plugins/cpu/winograd.h"
 
 #include <cmath>
 #include <cstdio>
@@ -65,6 +68,62 @@ struct PointByPoint
     }
 };
 
+std::vector<float> randomFloats(int64_t count)
+{
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float& value : values)
+    {
+        value = std::uniform_real_distribution<float>(-1.0F, 1.0F)(sRandom);
+    }
+    return values;
+}
+
+// The largest error of a random convolution, as a share of the sum of the absolute products.
+double convolve()
+{
+    using namespace posewarp::cpu;
+    int64_t const side = between(0, 9) == 0 ? 70 : 14;
+    ConvSizes const sizes{between(1, 2), between(1, 40), between(1, 40), between(1, side), between(1, side)};
+    int64_t const pixels = sizes.height * sizes.width;
+    std::vector<float> const input = randomFloats(sizes.batch * sizes.inChannels * pixels);
+    std::vector<float> const weights = randomFloats(sizes.outChannels * sizes.inChannels * 9);
+    std::vector<float> const bias = randomFloats(sizes.outChannels);
+    std::vector<float> transformed(countTransformed(sizes.inChannels, sizes.outChannels));
+    std::vector<float> output(static_cast<size_t>(sizes.batch * sizes.outChannels * pixels));
+    transformWeights(weights.data(), sizes.inChannels, sizes.outChannels, transformed.data());
+    if (winogradConv(input.data(), transformed.data(), bias.data(), output.data(), sizes,
+            ownThreads(static_cast<int>(between(1, 3))))
+        != POSEWARP_OK)
+    {
+        return 1;
+    }
+    double worst = 0;
+    for (int64_t i = 0; i < static_cast<int64_t>(output.size()); ++i)
+    {
+        int64_t const x = i % sizes.width, y = i / sizes.width % sizes.height, map = i / pixels;
+        int64_t const image = map / sizes.outChannels, k = map % sizes.outChannels;
+        double sum = bias[static_cast<size_t>(k)], size = 1;
+        for (int64_t c = 0; c < sizes.inChannels; ++c)
+        {
+            for (int64_t j = 0; j < 9; ++j)
+            {
+                int64_t const row = y + j / 3 - 1, column = x + j % 3 - 1;
+                if (row < 0 || row >= sizes.height || column < 0 || column >= sizes.width)
+                {
+                    continue;
+                }
+                int64_t const from = (image * sizes.inChannels + c) * pixels + row * sizes.width + column;
+                double const product = static_cast<double>(input[static_cast<size_t>(from)])
+                    * static_cast<double>(weights[static_cast<size_t>((k * sizes.inChannels + c) * 9 + j)]);
+                sum += product;
+                size += std::fabs(product);
+            }
+        }
+        worst = std::fmax(worst, std::fabs(static_cast<double>(output[static_cast<size_t>(i)]) - sum) / size);
+    }
+    return worst;
+}
+
 } // namespace
 
 int main(int count, char** arguments)
@@ -123,6 +182,12 @@ int main(int count, char** arguments)
             return 1;
         }
         sum += output.empty() ? 0 : output.front();
+        double const error = call % 10 == 0 ? convolve() : 0;
+        if (!(error < 1e-5)) // of fp32's 6e-8 for a plain sum; the transformations cancel some digits
+        {
+            std::fprintf(stderr, "convolution of call %ld is off by %g\n", call, error);
+            return 1;
+        }
     }
     std::printf("%s: %ld calls, sum %g\n", posewarp_cpu_simd(), calls, sum); // the sum keeps the work from being removed
     return 0;

@@ -47,7 +47,7 @@ def run(program: Path, *arguments: str, simd: str = "") -> subprocess.CompletedP
     return subprocess.run([program, *arguments], capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize("simd", ["", "portable"])
+@pytest.mark.parametrize("simd", ["", "avx2", "portable"])
 def test_random_calls_are_clean(fuzz, simd):
     done = run(fuzz, "1", "5000", simd=simd)
     assert done.returncode == 0, done.stderr
@@ -65,9 +65,10 @@ def test_features_a_pixel_short_are_reported(fuzz):
     [
         ("core/grid_sample.h", "return index < size ? index : -1;", "return index;", "AddressSanitizer"),
         ("core/grid_sample.h", "x >= -1.0F && x <= static_cast<float>(size)", "x != -2.0F", "runtime error"),
+        ("cpu/winograd.h", "std::max(4 * 6 * (rows + 1) * columns + lanes, 4 * 4 * tiles)", "4 * 4 * rows", "AddressSanitizer"),
         ("cpu/lanes.inl", "(index < static_cast<int32_t>(size))", "(index < INT32_MAX)", "AddressSanitizer"),
     ],
-    ids=["size", "cast", "size of vectors"],
+    ids=["size", "cast", "scratch", "size of vectors"],
 )
 def test_code_without_its_guards_is_reported(build, tmp_path, file, guard, broken, report):
     for folder in ("plugins", "tests/plugins"):

@@ -3,68 +3,19 @@
 // An operator that is registered under the domain and name of a model-local function is taken instead of its body.
 // Inside, failures are exceptions; guarded() turns them into ONNX Runtime's statuses, so none leaves this file.
 
-#include "api.h"
+#include "operators.h"
 
 #include "../cpu/posewarp_cpu.h"
-#include "../cpu/sampler.h"
 #include "../cpu/threads.h"
-
-#include <array>
-#include <exception>
-#include <memory>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
 namespace posewarp::ort
 {
 namespace
 {
 
-constexpr char kDOMAIN[] = "posewarp";
 constexpr char kNAME[] = "MixedGridSample";
 constexpr size_t kFEATURES = 0;
 constexpr size_t kGRID = 1;
-
-struct Failure
-{
-    Status* mStatus;
-};
-
-void check(Status* status)
-{
-    if (status != nullptr)
-    {
-        throw Failure{status};
-    }
-}
-
-template <class Body>
-Status* guarded(Api const* api, Body const& body) noexcept
-{
-    try
-    {
-        body();
-        return nullptr;
-    }
-    catch (Failure const& failure)
-    {
-        return failure.mStatus;
-    }
-    catch (std::invalid_argument const& problem)
-    {
-        return api->CreateStatus(kINVALID_ARGUMENT, problem.what());
-    }
-    catch (std::exception const& problem)
-    {
-        return api->CreateStatus(kFAIL, problem.what());
-    }
-}
-
-std::invalid_argument refusal(std::string const& problem)
-{
-    return std::invalid_argument(std::string(kNAME) + ": " + problem);
-}
 
 struct Kernel
 {
@@ -82,7 +33,7 @@ int32_t readWord(Api const* api, KernelInfo const* info, char const* name, char 
     if (Status* missing = api->KernelInfoGetAttribute_string(info, name, text.data(), &size))
     {
         api->ReleaseStatus(missing);
-        throw refusal(std::string("attribute ") + name + " is missing, or not a word");
+        throw refusal(kNAME, std::string("attribute ") + name + " is missing, or not a word");
     }
     text.resize(size - 1);
     std::string known;
@@ -94,7 +45,7 @@ int32_t readWord(Api const* api, KernelInfo const* info, char const* name, char 
         }
         known += (i == 0 ? "" : ", ") + std::string(words[i]);
     }
-    throw refusal(std::string("attribute ") + name + " is '" + text + "', expected one of " + known);
+    throw refusal(kNAME, std::string("attribute ") + name + " is '" + text + "', expected one of " + known);
 }
 
 Attributes readAttributes(Api const* api, KernelInfo const* info)
@@ -108,38 +59,9 @@ Attributes readAttributes(Api const* api, KernelInfo const* info)
     }
     if (alignCorners != 0 && alignCorners != 1)
     {
-        throw refusal("attribute align_corners is missing, or neither 0 nor 1");
+        throw refusal(kNAME, "attribute align_corners is missing, or neither 0 nor 1");
     }
     return {static_cast<Mode>(mode), static_cast<Padding>(padding), alignCorners == 1};
-}
-
-using OwnedShape = std::unique_ptr<TypeAndShape, void (*)(TypeAndShape*)>;
-
-std::vector<int64_t> readShape(Api const* api, TypeAndShape const* info)
-{
-    size_t rank{0};
-    check(api->GetDimensionsCount(info, &rank));
-    std::vector<int64_t> shape(rank);
-    check(api->GetDimensions(info, shape.data(), rank));
-    return shape;
-}
-
-std::vector<int64_t> readShape(Api const* api, Value const* value)
-{
-    TypeAndShape* info{nullptr};
-    check(api->GetTensorTypeAndShape(value, &info));
-    OwnedShape const owned(info, api->ReleaseTensorTypeAndShapeInfo);
-    return readShape(api, info);
-}
-
-std::string toText(std::vector<int64_t> const& shape)
-{
-    std::string text;
-    for (int64_t size : shape)
-    {
-        text += (text.empty() ? "" : "x") + std::to_string(size);
-    }
-    return text;
 }
 
 Sizes toSizes(std::vector<int64_t> const& features, std::vector<int64_t> const& grid)
@@ -148,7 +70,7 @@ Sizes toSizes(std::vector<int64_t> const& features, std::vector<int64_t> const& 
     if ((rank != 4 && rank != 5) || grid.size() != rank || grid.back() != static_cast<int64_t>(rank - 2)
         || grid[0] != features[0])
     {
-        throw refusal("features " + toText(features) + " and grid " + toText(grid)
+        throw refusal(kNAME, "features " + toText(features) + " and grid " + toText(grid)
             + ", expected (N, C, H, W) and (N, Ho, Wo, 2), or (N, C, D, H, W) and (N, Do, Ho, Wo, 3)");
     }
     bool const volume = rank == 5;
@@ -163,24 +85,6 @@ std::vector<Size> outputShape(std::vector<Size> const& features, std::vector<Siz
     std::vector<Size> shape(features.begin(), features.begin() + 2);
     shape.insert(shape.end(), grid.begin() + 1, grid.end() - 1);
     return shape;
-}
-
-struct Session
-{
-    Api const* mApi;
-    KernelContext const* mContext;
-    Status* mFailed;
-};
-
-// On the session's own threads: they spin while they wait, and would fight a second pool for the CPUs. How many they
-// are is not told; the work is cut for one on each CPU.
-void parallelFor(void* context, size_t count, cpu::ParallelFor::Body body, void* data)
-{
-    Session& session = *static_cast<Session*>(context);
-    if (session.mFailed == nullptr)
-    {
-        session.mFailed = session.mApi->KernelContext_ParallelFor(session.mContext, body, count, 0, data);
-    }
 }
 
 cpu::Dtype toDtype(ElementType type)
@@ -201,36 +105,19 @@ void compute(Kernel const& kernel, KernelContext* context)
     Sizes const sizes = toSizes(image, positions);
     if (char const* problem = findProblem(sizes, kernel.mAttributes))
     {
-        throw refusal(problem);
+        throw refusal(kNAME, problem);
     }
     std::vector<int64_t> const shape = outputShape(image, positions);
     check(api->KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &output));
-    auto const dataOf = [api](Value const* value) {
-        void* data{nullptr};
-        check(api->GetTensorMutableData(const_cast<Value*>(value), &data)); // there is none for const
-        return data;
-    };
     Session session{api, context, nullptr};
-    cpu::Problem const problem{dataOf(features), toDtype(kernel.mType), static_cast<float const*>(dataOf(grid)),
-        dataOf(output), sizes, kernel.mAttributes};
+    cpu::Problem const problem{dataOf<void>(api, features), toDtype(kernel.mType), dataOf<float>(api, grid),
+        dataOf<void>(api, output), sizes, kernel.mAttributes};
     int const error = cpu::gridSample(problem, {&parallelFor, &session, cpu::countCpus()});
     check(session.mFailed);
     if (error != POSEWARP_OK)
     {
         throw std::runtime_error(std::string(kNAME) + (error == POSEWARP_NO_MEMORY ? ": out of memory" : ": refused"));
     }
-}
-
-// One operator for each type of the features; the grid is always fp32. ONNX Runtime takes the one that fits the node.
-struct Op : CustomOp
-{
-    Api const* mApi;
-    ElementType mType;
-};
-
-Op const& cast(CustomOp const* op)
-{
-    return *static_cast<Op const*>(op);
 }
 
 // Static shapes let ONNX Runtime plan memory and choose layouts ahead; what cannot be told is left open.
@@ -271,23 +158,19 @@ void inferShape(Op const& op, ShapeContext* context)
     check(api->ShapeInferContext_SetOutputTypeShape(context, 0, info));
 }
 
-Op makeOp(Api const* api, ElementType type)
+} // namespace
+
+// One for each type of the features; the grid is always fp32.
+Op makeMixedGridSample(Api const* api, ElementType type)
 {
     Op op{};
+    setDefaults(op);
     op.mApi = api;
     op.mType = type;
-    op.version = kAPI_VERSION;
     op.GetName = [](CustomOp const*) { return kNAME; };
-    op.GetExecutionProviderType = [](CustomOp const*) -> char const* { return nullptr; };
     op.GetInputType = [](CustomOp const* self, size_t index) { return index == kGRID ? kFLOAT : cast(self).mType; };
     op.GetInputTypeCount = [](CustomOp const*) -> size_t { return 2; };
     op.GetOutputType = [](CustomOp const* self, size_t) { return cast(self).mType; };
-    op.GetOutputTypeCount = [](CustomOp const*) -> size_t { return 1; };
-    op.GetInputCharacteristic = op.GetOutputCharacteristic = op.GetInputMemoryType
-        = [](CustomOp const*, size_t) { return 0; };
-    op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](CustomOp const*) { return 1; };
-    op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](CustomOp const*) { return 1; };
-    op.GetStartVersion = op.GetEndVersion = [](CustomOp const*) { return 1; };
     op.CreateKernel = [](CustomOp const* self, Api const* api, KernelInfo const* info, void** kernel) {
         return guarded(api, [&] { *kernel = new Kernel{api, cast(self).mType, readAttributes(api, info)}; });
     };
@@ -302,37 +185,4 @@ Op makeOp(Api const* api, ElementType type)
     return op;
 }
 
-// Made once and kept: ONNX Runtime holds on to both for as long as any session lives.
-struct Operators
-{
-    std::array<Op, 3> mOps;
-    CustomOpDomain* mDomain{nullptr};
-
-    explicit Operators(Api const* api)
-        : mOps{makeOp(api, kFLOAT), makeOp(api, kFLOAT16), makeOp(api, kBFLOAT16)}
-    {
-        check(api->CreateCustomOpDomain(kDOMAIN, &mDomain));
-        for (Op const& op : mOps)
-        {
-            check(api->CustomOpDomain_Add(mDomain, &op));
-        }
-    }
-};
-
-} // namespace
 } // namespace posewarp::ort
-
-extern "C" __attribute__((visibility("default"))) posewarp::ort::Status* RegisterCustomOps(
-    posewarp::ort::SessionOptions* options, posewarp::ort::ApiBase const* base)
-{
-    using namespace posewarp::ort;
-    Api const* api = base->GetApi(kAPI_VERSION);
-    if (api == nullptr)
-    {
-        return base->GetApi(1)->CreateStatus(kFAIL, "libposewarp_cpu.so needs ONNX Runtime 1.17 or later");
-    }
-    return guarded(api, [&] {
-        static Operators const operators(api);
-        check(api->AddCustomOpDomain(options, operators.mDomain));
-    });
-}

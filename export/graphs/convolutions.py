@@ -1,0 +1,89 @@
+"""Convolutions that Winograd's filtering computes with a quarter of the multiplications, spelled so that a CPU may.
+
+Such a convolution becomes a call of the model-local function posewarp::WinogradConv, whose body is the standard Conv:
+the file runs everywhere, and ONNX Runtime takes the operator of that name where libposewarp_cpu.so is registered.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from posewarp.export.graphs.graph import fresh_name
+from posewarp.export.graphs.inlining import DOMAIN, STANDARD, all_nodes, graphs_of, opset_of
+
+CONV = "WinogradConv"
+# With fewer channels transforming the maps costs more than is saved.
+FEWEST_CHANNELS = 16
+
+_FUNCTIONS_IR = 8  # the IR version that brought model-local functions
+_PLAIN = {"group": [1], "strides": [1, 1], "dilations": [1, 1], "pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+_DEFAULTS = {**_PLAIN, "pads": [0, 0, 0, 0]}
+
+
+def use_winograd(model: ModelProto) -> tuple[ModelProto, int]:
+    """Spell every convolution that Winograd's filtering suits as our function.
+
+    It suits 3x3 kernels with stride 1, one pixel of zeros around, one group, fp32 weights that are in the file, and
+    ``FEWEST_CHANNELS`` or more on both sides.
+
+    Returns: a new model, and how many were found.
+    """
+    rewritten = ModelProto()
+    rewritten.CopyFrom(model)
+    taken = {name for node in all_nodes(rewritten) for name in (*node.input, *node.output)}
+    found = 0
+    for graph in graphs_of(rewritten.graph):
+        given = {value.name for value in graph.input}
+        weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
+        for node in graph.node:
+            if not _suits(node, weights):
+                continue
+            found += 1
+            bias = node.input[2] if len(node.input) > 2 else fresh_name(f"{node.output[0]}_bias", taken)
+            if len(node.input) == 2:
+                zeros = np.zeros(weights[node.input[1]].dims[0], np.float32)
+                graph.initializer.append(numpy_helper.from_array(zeros, bias))
+            inputs = [*node.input[:2], bias]
+            node.CopyFrom(helper.make_node(CONV, inputs, list(node.output), node.name, domain=DOMAIN))
+    if found:
+        _add_function(rewritten)
+    return rewritten, found
+
+
+def _suits(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
+    if node.op_type != "Conv" or node.domain not in STANDARD:
+        return False
+    weight = weights.get(node.input[1])
+    if weight is None or weight.data_type != TensorProto.FLOAT or list(weight.dims[2:]) != [3, 3]:
+        return False
+    if min(weight.dims[:2]) < FEWEST_CHANNELS or any(name not in weights for name in node.input[2:]):
+        return False
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    padded = attributes.pop("auto_pad", b"NOTSET")
+    if padded in (b"SAME_UPPER", b"SAME_LOWER"):
+        attributes["pads"] = _PLAIN["pads"]
+    elif padded == b"VALID":
+        return False
+    values = {**_DEFAULTS, **attributes}
+    return all(np.ravel(values[name]).tolist() == wanted for name, wanted in _PLAIN.items())
+
+
+def _add_function(model: ModelProto) -> None:
+    body = helper.make_node(
+        "Conv", ["features", "weight", "bias"], ["convolved"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]
+    )
+    model.functions.append(
+        helper.make_function(
+            DOMAIN,
+            CONV,
+            ["features", "weight", "bias"],
+            ["convolved"],
+            [body],
+            [onnx.helper.make_opsetid("", opset_of(model))],
+        )
+    )
+    if all(entry.domain != DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    model.ir_version = max(model.ir_version, _FUNCTIONS_IR)

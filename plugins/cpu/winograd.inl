@@ -1,0 +1,251 @@
+// The steps of winograd.h in vectors, compiled once for each instruction set. POSEWARP_LANES: floats in a vector;
+// POSEWARP_ROWS: output channels at a time, so that sums, one row of inputs and a weight fit the registers.
+#include "winograd.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace posewarp::cpu
+{
+namespace
+{
+
+constexpr int64_t kLANES_A_VECTOR = POSEWARP_LANES;
+constexpr int kROWS = POSEWARP_ROWS;
+constexpr int kVECTORS = 3; // of tiles at a time
+constexpr int kSIDE = 6;    // of an input tile
+constexpr int64_t kSTEP = 4; // of an output tile
+
+using Vector = float __attribute__((vector_size(POSEWARP_LANES * 4)));
+
+inline Vector load(float const* from)
+{
+    Vector values;
+    std::memcpy(&values, from, sizeof(values));
+    return values;
+}
+
+inline void store(float* to, Vector values)
+{
+    std::memcpy(to, &values, sizeof(values));
+}
+
+// B^T x
+inline void transformSix(Vector const (&x)[kSIDE], Vector (&out)[kSIDE])
+{
+    Vector const even = x[4] - 4 * x[2], odd = x[3] - 4 * x[1];
+    Vector const near = x[4] - x[2], far = 2 * (x[3] - x[1]);
+    out[0] = 4 * x[0] - 5 * x[2] + x[4];
+    out[1] = even + odd;
+    out[2] = even - odd;
+    out[3] = near + far;
+    out[4] = near - far;
+    out[5] = 4 * x[1] - 5 * x[3] + x[5];
+}
+
+// A^T x
+inline void sumSix(Vector const (&x)[kSIDE], Vector (&out)[kSTEP])
+{
+    Vector const sum = x[1] + x[2], difference = x[1] - x[2];
+    Vector const outerSum = x[3] + x[4], outerDifference = x[3] - x[4];
+    out[0] = x[0] + sum + outerSum;
+    out[1] = difference + 2 * outerDifference;
+    out[2] = sum + 4 * outerSum;
+    out[3] = difference + 8 * outerDifference + x[5];
+}
+
+// A panel is kVECTORS vectors of tiles, the last one of a chunk what is left; a panel's channels lie one after another.
+struct Panel
+{
+    int64_t offset; // of its first channel, in floats
+    int64_t width;  // tiles
+};
+
+inline Panel panelOf(int64_t tile, int64_t tiles, int64_t channels)
+{
+    constexpr int64_t kWIDTH = kVECTORS * kLANES_A_VECTOR;
+    int64_t const first = tile / kWIDTH * kWIDTH;
+    return {first * channels, std::min(kWIDTH, tiles - first)};
+}
+
+void transformInput(float const* plane, ConvSizes const& sizes, Chunk const& chunk, int64_t channel, float* scratch,
+    float* transformed)
+{
+    // The pixels of the chunk and those around it, sorted by their place in a tile of the output: the pixel in column x
+    // and row y of every tile lies in one run, in the order of the tiles. A tile's rows 4 and 5 are the next tile row's
+    // 0 and 1; its columns 4 and 5 are kept once more, for in a row's last tile they are no other tile's.
+    int64_t const columns = chunk.columns, run = (chunk.rows + 1) * columns;
+    for (int64_t y = 0; y < chunk.rows * kSTEP + 2; ++y)
+    {
+        float* const sorted = scratch + y % kSTEP * kSIDE * run + y / kSTEP * columns;
+        int64_t const from = chunk.firstRow * kSTEP + y - 1;
+        if (from < 0 || from >= sizes.height)
+        {
+            for (int x = 0; x < kSIDE; ++x)
+            {
+                std::fill_n(sorted + x * run, columns, 0.0F);
+            }
+            continue;
+        }
+        float const* const row = plane + from * sizes.width - 1;
+        auto const pixel = [&](int64_t x) { return x < 1 || x > sizes.width ? 0.0F : row[x]; };
+        // The last two tiles may reach beyond the row.
+        int64_t const inner = std::max<int64_t>(1, columns - 2);
+        for (int x = 0; x < kSIDE; ++x)
+        {
+            sorted[x * run] = pixel(x);
+        }
+        for (int64_t tile = 1; tile < inner; ++tile)
+        {
+            for (int x = 0; x < kSIDE; ++x)
+            {
+                sorted[x * run + tile] = row[tile * kSTEP + x];
+            }
+        }
+        for (int64_t tile = inner; tile < columns; ++tile)
+        {
+            for (int x = 0; x < kSIDE; ++x)
+            {
+                sorted[x * run + tile] = pixel(tile * kSTEP + x);
+            }
+        }
+    }
+    int64_t const stride = chunk.stride(sizes.inChannels);
+    for (int64_t tile = 0; tile < chunk.tiles; tile += kLANES_A_VECTOR)
+    {
+        Vector byColumn[kSIDE][kSIDE];
+        for (int x = 0; x < kSIDE; ++x)
+        {
+            Vector pixels[kSIDE];
+            for (int y = 0; y < kSIDE; ++y)
+            {
+                pixels[y] = load(scratch + (y % kSTEP * kSIDE + x) * run + y / kSTEP * columns + tile);
+            }
+            transformSix(pixels, byColumn[x]);
+        }
+        Panel const panel = panelOf(tile, chunk.tiles, sizes.inChannels);
+        float* const to = transformed + panel.offset + channel * panel.width + (tile - panel.offset / sizes.inChannels);
+        for (int y = 0; y < kSIDE; ++y)
+        {
+            Vector row[kSIDE], out[kSIDE];
+            for (int x = 0; x < kSIDE; ++x)
+            {
+                row[x] = byColumn[x][y];
+            }
+            transformSix(row, out);
+            for (int x = 0; x < kSIDE; ++x)
+            {
+                store(to + (y * kSIDE + x) * stride, out[x]);
+            }
+        }
+    }
+}
+
+template <int kCOUNT>
+inline void multiplyPanel(
+    float const* weights, float const* panel, float* product, int64_t inChannels, int64_t tiles)
+{
+    Vector sums[kROWS][kCOUNT]{};
+    for (int64_t c = 0; c < inChannels; ++c)
+    {
+        Vector values[kCOUNT];
+#pragma GCC unroll 4
+        for (int j = 0; j < kCOUNT; ++j)
+        {
+            values[j] = load(panel + (c * kCOUNT + j) * kLANES_A_VECTOR);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < kROWS; ++i)
+        {
+            float const weight = weights[c * kROWS + i];
+#pragma GCC unroll 4
+            for (int j = 0; j < kCOUNT; ++j)
+            {
+                sums[i][j] += weight * values[j];
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kROWS; ++i)
+    {
+#pragma GCC unroll 4
+        for (int j = 0; j < kCOUNT; ++j)
+        {
+            store(product + i * tiles + j * kLANES_A_VECTOR, sums[i][j]);
+        }
+    }
+}
+
+void multiply(float const* weights, float const* transformed, float* product, int64_t inChannels, int64_t tiles,
+    int64_t first, int64_t last)
+{
+    for (int64_t tile = 0; tile < tiles; tile += kVECTORS * kLANES_A_VECTOR)
+    {
+        Panel const panel = panelOf(tile, tiles, inChannels);
+        auto* const kernel = panel.width == 3 * kLANES_A_VECTOR ? multiplyPanel<3>
+            : panel.width == 2 * kLANES_A_VECTOR                ? multiplyPanel<2>
+                                                                : multiplyPanel<1>;
+        for (int64_t block = first; block < last; ++block)
+        {
+            kernel(weights + block * kROWS * inChannels, transformed + panel.offset, product + block * kROWS * tiles + tile,
+                inChannels, tiles);
+        }
+    }
+}
+
+void transformOutput(float const* products, ConvSizes const& sizes, Chunk const& chunk, int64_t channel, float bias,
+    float* scratch, float* plane)
+{
+    int64_t const blocks = (sizes.outChannels + kROWS - 1) / kROWS * kROWS, stride = chunk.stride(blocks);
+    for (int64_t tile = 0; tile < chunk.tiles; tile += kLANES_A_VECTOR)
+    {
+        float const* const from = products + channel * chunk.tiles + tile;
+        Vector byColumn[kSIDE][kSTEP];
+        for (int x = 0; x < kSIDE; ++x)
+        {
+            Vector values[kSIDE];
+            for (int y = 0; y < kSIDE; ++y)
+            {
+                values[y] = load(from + (y * kSIDE + x) * stride);
+            }
+            sumSix(values, byColumn[x]);
+        }
+        for (int y = 0; y < kSTEP; ++y)
+        {
+            Vector row[kSIDE], out[kSTEP];
+            for (int x = 0; x < kSIDE; ++x)
+            {
+                row[x] = byColumn[x][y];
+            }
+            sumSix(row, out);
+            for (int x = 0; x < kSTEP; ++x)
+            {
+                store(scratch + (y * kSTEP + x) * chunk.tiles + tile, out[x] + bias);
+            }
+        }
+    }
+    int64_t const whole = sizes.width / kSTEP, top = chunk.firstRow * kSTEP;
+    for (int64_t y = 0; y < std::min(chunk.rows * kSTEP, sizes.height - top); ++y)
+    {
+        float const* const sorted = scratch + y % kSTEP * kSTEP * chunk.tiles + y / kSTEP * chunk.columns;
+        float* const row = plane + (top + y) * sizes.width;
+        for (int64_t tile = 0; tile < whole; ++tile)
+        {
+            for (int x = 0; x < kSTEP; ++x)
+            {
+                row[tile * kSTEP + x] = sorted[x * chunk.tiles + tile];
+            }
+        }
+        for (int64_t x = 0; x < sizes.width % kSTEP; ++x)
+        {
+            row[whole * kSTEP + x] = sorted[x * chunk.tiles + whole];
+        }
+    }
+}
+
+} // namespace
+
+extern WinogradKernels const POSEWARP_WINOGRAD{
+    POSEWARP_SIMD, POSEWARP_LANES, POSEWARP_ROWS, transformInput, multiply, transformOutput};
+
+} // namespace posewarp::cpu

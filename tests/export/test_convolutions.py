@@ -1,0 +1,52 @@
+"""Which convolutions are spelled for Winograd's filtering, and that the file computes the same without our library."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from posewarp.export.graphs.convolutions import CONV, use_winograd
+from posewarp.runtime.session import Session
+from tests.networks.one_conv import PADS, conv_model
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [PADS, {"auto_pad": "SAME_UPPER"}, {**PADS, "bias": False}, {**PADS, "strides": [1, 1], "group": 1}],
+    ids=["pads", "auto_pad", "no-bias", "spelled-out"],
+)
+def test_a_plain_3x3_convolution_is_found_and_means_the_same_without_the_library(settings, tmp_path):
+    model = conv_model(**settings)
+    rewritten, found = use_winograd(model)
+    assert found == 1 and [node.op_type for node in rewritten.graph.node] == [CONV]
+    onnx.checker.check_model(rewritten, full_check=True)
+    x = np.random.default_rng(1).normal(size=(2, 16, 9, 7)).astype(np.float32)
+    results = []
+    for each in (model, rewritten):
+        onnx.save(each, tmp_path / "model.onnx")
+        with Session.open(tmp_path / "model.onnx", plugins=()) as session:
+            results.append(session.run({"x": x})["y"])
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {**PADS, "strides": [2, 2]},
+        {"pads": [2, 2, 2, 2], "dilations": [2, 2]},
+        {**PADS, "channels": (32, 32), "group": 2},
+        {**PADS, "channels": (8, 16)},
+        {**PADS, "channels": (16, 3)},
+        {"pads": [3, 3, 3, 3], "kernel": 7},
+        {"kernel": 1},
+        {"auto_pad": "VALID"},
+        {**PADS, "weight_is_input": True},
+    ],
+    ids=str,
+)
+def test_any_other_convolution_stays_as_it_is(settings):
+    model = conv_model(**settings)
+    rewritten, found = use_winograd(model)
+    assert found == 0 and rewritten == model
