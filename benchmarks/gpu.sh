@@ -72,7 +72,15 @@ mkdir -p "$output" || die 1 "$output cannot be made"
 
 MACHINE_PYTHON=$(command -v "${PYTHON:-python3}") || die 1 "no ${PYTHON:-python3} on PATH"
 WORK=$(mktemp -d)
+step_pid=''
+stop() { # exit code; a step is in a process group of its own, which nothing else would end
+    [ -z "$step_pid" ] || kill "$step_pid" 2>/dev/null || true
+    wait
+    exit "$1"
+}
 trap 'rm -rf "$WORK"' EXIT
+trap 'stop 130' INT
+trap 'stop 143' TERM HUP
 export MACHINE_PYTHON WORK GIVEN_WHEELS=$given WHEELS=$WORK/wheels ENVIRONMENT=$WORK/environment
 export PYTHON=$ENVIRONMENT/bin/python COMPUTE_CAPABILITY=${capability# }
 scripts=$("$MACHINE_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))') # cmake may be there
@@ -107,7 +115,11 @@ run() {
         code=skipped
         echo "the $BUDGET_S s of all steps were used up" >"$STEP/log"
     else
-        timeout --kill-after=5 "$limit" bash -euo pipefail -c "$command" >"$STEP/log" 2>&1 </dev/null || code=$?
+        # In the background, so that a signal is heard meanwhile.
+        timeout --kill-after=5 "$limit" bash -euo pipefail -c "$command" >"$STEP/log" 2>&1 </dev/null &
+        step_pid=$!
+        wait "$step_pid" || code=$?
+        step_pid=''
     fi
     printf '%s\t%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - start))" "$limit" >>"$WORK/steps.tsv"
     record

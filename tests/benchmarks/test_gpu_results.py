@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -127,6 +129,28 @@ def test_the_result_is_there_after_each_step(run, result, tmp_path):
     """So a run that is cut off leaves it: the second step looks at it."""
     run("one | 5 | true", f'two | 5 | grep \'"name": "one"\' {tmp_path}/out/{STEM}.json')
     assert steps_of(result())["two"]["state"] == "passed"
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_run_that_is_ended_ends_its_step_and_keeps_what_it_had(run, result, tmp_path):
+    mark = tmp_path / "pid"
+
+    def end():
+        while not mark.exists() or not mark.read_text().strip():
+            time.sleep(0.05)
+        timeout = parent_of(int(mark.read_text()))
+        os.kill(parent_of(timeout), signal.SIGTERM)
+
+    killer = threading.Thread(target=end, daemon=True)
+    killer.start()
+    done = run("one | 5 | true", f"long | 60 | echo $$ > {mark}; sleep 50")
+    assert done.returncode == 143
+    assert list(steps_of(result())) == ["one"]
+    assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+    assert not list(tmp_path.glob("tmp.*"))
 
 
 def test_figures_that_cannot_be_read_fail_their_step(run, result):
