@@ -23,7 +23,6 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -60,7 +59,6 @@ COLUMNS = {
     "plain_psnr_db": "on\nplain",
     "warped_source_psnr_db": "by flow\nalone",
     "ssim": "SSIM\n",
-    "parameters": "weights\nM",
 }
 
 
@@ -152,27 +150,25 @@ def _cells(row: Mapping[str, object]) -> list[str]:
     texts = [
         "-" if row[name] is None else f"{row[name]:.4f}" if name == "ssim" else f"{row[name]:.2f}"
         for name in COLUMNS
-        if name != "parameters"
     ]
     gains = ("{:+.2f} ± {:.2f}".format(*row[f"{kind}_gain_db"]) for kind in ("textured", "plain"))
-    return [str(row["name"]), *texts, f"{row['parameters'] / 1e6:.2f}", *gains]
+    return [str(row["name"]), *texts, *gains, f"{row['parameters'] / 1e6:.2f}"]
 
 
-HEADS = ["", *COLUMNS.values(), "gain on\ntextured", "gain on\nplain"]
+WIDE = ("gain on\nplain", "weights\nM")  # on the page alone
+HEADS = ["", *COLUMNS.values(), "gain on\ntextured", *WIDE]
 
 
 def _table(rows: list[dict[str, object]], pairs: int) -> Table:
-    """Without the last column, so that 80 characters hold it."""
+    """Without the last columns, so that 80 characters hold it."""
+    heads = HEADS[: -len(WIDE)]
     table = Table(
-        title=f"{pairs} held-out pairs, dB; gain: over {GENERATION}",
-        box=box.SIMPLE,
-        collapse_padding=True,
-        pad_edge=False,
+        title=f"{pairs} held-out pairs, dB; gain: over {GENERATION}", box=None, padding=(0, 2, 0, 0)
     )
-    for head in HEADS[:-1]:
+    for head in heads:
         table.add_column(head, justify="right" if head else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row)[:-1])
+        table.add_row(*_cells(row)[: len(heads)])
     return table
 
 
@@ -293,7 +289,9 @@ def ablation(
 
 def _csv(rows: list[dict[str, object]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["name", *COLUMNS], extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(
+        text, ["name", *COLUMNS, "parameters"], extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
