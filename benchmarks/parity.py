@@ -1,140 +1,160 @@
-"""How exactly the exported file computes what PyTorch computes, for every contract and spelling of the warp.
+"""The whole ladder, from PyTorch to everything here that can run a network: do the pixels stay the same?
 
-    python benchmarks/parity.py models/demo/small.safetensors --json parity.json
+    python benchmarks/parity.py                                     the demo model
+    python benchmarks/parity.py mine.safetensors
+    python benchmarks/parity.py mine.onnx mine.fp16.onnx mine.engine --data inputs.npz
 
-Inputs are held-out synthetic people. Beside the difference from PyTorch in FP32 stands the error of both against the
-same network in float64: a runtime may round in another order, but not worse.
+Each rung runs the same held-out inputs, at batches 1, 3 and 8 and at two sizes, and is compared with PyTorch in FP32
+(see docs/parity.md). Written into the output folder: parity.json, every row, and parity.html, with pictures of the
+differences. One of our checkpoints is measured in both contracts: pictures at its own size, as it is exported by
+default, and tensors at any size.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import typer
 from rich.console import Console
-from rich.table import Table
-from torch import nn
 
-from posewarp.export.capture.difference import Parity, compare
-from posewarp.export.generator_spec import generator_spec
+from posewarp.benchmarks.harness.machine import machine, surroundings
+from posewarp.benchmarks.harness.networks import MADE, Network, find_networks
+from posewarp.benchmarks.ladder import report
+from posewarp.benchmarks.ladder.measure import measure, steps_of
+from posewarp.benchmarks.ladder.rows import Run
+from posewarp.benchmarks.ladder.rungs import Rung, rungs_of
+from posewarp.export.ladder import sample_data
 from posewarp.export.to_onnx import to_onnx
-from posewarp.models import checkpoint
-from posewarp.models.config import GeneratorConfig
-from posewarp.models.data.synthetic import SyntheticPeople
-from posewarp.models.generator import Generator
-from posewarp.models.heatmaps import to_heatmaps
 from posewarp.runtime import command
-from posewarp.runtime.errors import ParityError
-from posewarp.runtime.files import atomic_write
-from posewarp.runtime.session import Session
-
-WARPS = ("portable", "gridsample", "gather")
-BATCHES = (1, 2, 3, 8)
-# The file's error against float64 may be this many times PyTorch's own.
-FLOAT64_RATIO_LIMIT = 2.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One exported file.
-
-    Attributes:
-        io, warp: contract and spelling.
-        worst: of all batches, the one whose maximum is the largest.
-        float64_ratio: mean error of the file over PyTorch's, both against float64, at the largest batch; None for
-            pictures, which are rounded to 8 bits.
-    """
-
-    io: str
-    warp: str
-    worst: Parity
-    float64_ratio: float | None
-
-    @property
-    def passed(self) -> bool:
-        return self.worst.passed and (self.float64_ratio is None or self.float64_ratio <= FLOAT64_RATIO_LIMIT)
-
-
-def people_inputs(config: GeneratorConfig, io: str, batch: int) -> tuple[torch.Tensor, ...]:
-    """Inputs of a contract: ``batch`` different held-out synthetic people."""
-    people = SyntheticPeople(config.height, config.width, split="test")
-    pairs = [people[i] for i in range(batch)]
-    image, *keypoints = (
-        torch.from_numpy(np.stack([getattr(pair, name) for pair in pairs]))
-        for name in ("source_image", "source_keypoints", "target_keypoints")
-    )
-    if io == "image":
-        return image, *keypoints
-    settings = (config.height, config.width, config.heatmap_sigma_px, config.heatmap_kind)
-    return image.float().permute(0, 3, 1, 2) / 127.5 - 1.0, *(to_heatmaps(k, *settings) for k in keypoints)
-
-
-@torch.no_grad()
-def measure(generator: Generator, io: str, warp: str, model: Path) -> Row:
-    """Export to ``model`` and compare it, in ONNX Runtime on the CPU, with PyTorch."""
-    spec = generator_spec(generator, io=io)
-    to_onnx(spec, model, warp=warp)
-    with Session.open(model, plugins=()) as session:
-        results = []
-        for batch in BATCHES:
-            inputs = people_inputs(generator.config, io, batch)
-            feeds = {name: value.numpy() for name, value in zip(spec.input_names, inputs, strict=True)}
-            got, expected = session.run(feeds)["generated"], spec.module(*inputs)[0].numpy()
-            results.append(compare("generated", {"batch": batch}, got, expected))
-    ratio = None
-    if io == "tensors":
-        exact = _to_float64(generator)(*(value.double() for value in inputs)).numpy()
-        ratio = float(np.abs(got - exact).mean() / np.abs(expected - exact).mean())
-    return Row(io, warp, max(results, key=lambda parity: parity.max), ratio)
-
-
-def _to_float64(generator: Generator) -> nn.Module:
-    twin = Generator(generator.config).double().eval()
-    twin.load_state_dict(generator.state_dict())
-    return twin
+from posewarp.runtime.errors import DataError, ParityError
+from posewarp.runtime.files import atomic_write, check_writable
 
 
 def parity(
-    path: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Of our generator.")],
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
-) -> None:
-    """Compare every contract and spelling with PyTorch; exit with 1 if one is beyond its limit."""
-    generator = checkpoint.load(path).generator
-    table = Table("contract", "warp", "p99.9", "max", "limits", "error to float64 / PyTorch's")
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for io in ("tensors", "image"):
-            for warp in WARPS:
-                row = measure(generator, io, warp, Path(folder) / "model.onnx")
-                rows.append(row)
-                worst = row.worst
-                unit = " of 255" if io == "image" else ""
-                table.add_row(
-                    io,
-                    warp,
-                    f"{worst.p999:.1e}" if io == "tensors" else f"{worst.p999:.0f}{unit}",
-                    f"{worst.max:.1e}" if io == "tensors" else f"{worst.max:.0f}{unit}",
-                    f"{worst.p999_limit:.1e}, {worst.max_limit:.1e}" if io == "tensors" else f"1{unit}",
-                    "-"
-                    if row.float64_ratio is None
-                    else f"{row.float64_ratio:.2f} (limit {FLOAT64_RATIO_LIMIT:.0f})",
-                )
-    Console().print(table)
-    if json_path is not None:
-        with atomic_write(json_path) as temporary:
-            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    if failed := [f"{row.io}, {row.warp}" for row in rows if not row.passed]:
-        raise ParityError(f"beyond the limits: {'; '.join(failed)}")
+    files: Sequence[str] = (),
+    *,
+    data: str | None = None,
+    batches: Sequence[int] | None = None,
+    sizes: Sequence[Mapping[str, int]] | None = None,
+    choose: Callable[..., Sequence[Rung]] = rungs_of,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """Measure every rung of every network.
+
+    Args:
+        files: names of ``MADE``, checkpoints, ``file.py:function``, ONNX files, engines; those of one name up to the
+            first dot are one network. By default demo.
+        data: inputs (see sample_data.py).
+        batches, sizes: see ``steps_of``.
+        choose: the rungs of a network, as ``rungs_of``, which gives all.
+        tell: called with what goes on.
+
+    Returns: the rows, and pictures of the differences. A rung that fails or cannot run is a row.
+    Raises: DataError if there are no such files or inputs; ExportError and CheckpointError if there is nothing to
+        compare with.
+    """
+    started = time.perf_counter()
+    run = Run(machine(), surroundings(), sample_data.describe(data))
+    with tempfile.TemporaryDirectory(prefix="posewarp-") as name:
+        folder = Path(name)
+        tell("exporting")
+        for network in find_networks(files or ["demo"], folder, data):
+            for place, each in enumerate((network, *_in_tensors(network, folder, data))):
+                within = folder / f"{network.name}-{place}"
+                within.mkdir()
+                steps, notes = steps_of(each.contract, data, batches, sizes)
+                run.notes += notes
+                rungs = choose(each, [step.feeds for step in steps], within, data)
+                measure(each, rungs, steps, run, within, tell)
+    run.seconds = time.perf_counter() - started
+    return run
+
+
+def _in_tensors(network: Network, folder: Path, data: str | None) -> list[Network]:
+    """A checkpoint that was exported here in its other contract too, at any height and width."""
+    if not network.torch or ".py:" in network.torch or network.onnx.parent != folder:
+        return []
+    within = folder / f"{network.name}.tensors"
+    within.mkdir()
+    path = (
+        within / f"{Path(network.torch).name.partition('.')[0]}.onnx"
+    )  # the name that makes them one network
+    to_onnx(network.torch, path, io="tensors", dynamic_size=True)
+    (found,) = find_networks([network.torch, str(path)], within, data)
+    return [dataclasses.replace(found, name=network.name)]
+
+
+def _sizes(texts: Sequence[str] | None) -> list[dict[str, int]] | None:
+    """``height=160,width=96``, for each."""
+    sizes = []
+    for text in texts or ():
+        pairs = [part.partition("=") for part in text.split(",")]
+        if not all(axis and size.isdecimal() and int(size) for axis, _, size in pairs):
+            raise typer.BadParameter(
+                f"--size {text}: expected axes with their sizes, such as height=160,width=96"
+            )
+        sizes.append({axis: int(size) for axis, _, size in pairs})
+    return sizes or None
 
 
 app = typer.Typer(add_completion=False)
-app.command()(parity)
+
+
+@app.command("parity")
+def _command(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE...]",
+            help=f"{', '.join(MADE)}; checkpoints, file.py:function, ONNX files, engines. Those of one name up "
+            "to the first dot are one network. By default demo.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for parity.json and parity.html.")
+    ] = Path("parity-out"),
+    data: Annotated[
+        str | None,
+        typer.Option(help="synthetic (our contracts' default), random, .npz, Polygraphy .json, or a folder."),
+    ] = None,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Repeatable; 1, 3 and 8 by default.")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=N,...", help="Of dynamic axes, such as height=160,width=96; repeatable."),
+    ] = None,
+) -> None:
+    """Compare everything that can run a network here with PyTorch; exit with 1 if a row is beyond its limit."""
+    sizes = _sizes(size)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise DataError(f"{output} cannot be made: {exc.strerror}") from exc
+    json_path, page = output / "parity.json", output / "parity.html"
+    check_writable(json_path)
+    with Console(stderr=True).status("exporting") as status:
+        run = parity(files or (), data=data, batches=batch_size, sizes=sizes, tell=status.update)
+    console = Console()
+    report.print_report(run, console if console.width >= report.WIDTH else Console(width=report.WIDTH))
+    for path, text in (
+        (json_path, json.dumps(run.to_dict(), indent=1, allow_nan=False) + "\n"),
+        (page, report.to_html(run)),
+    ):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    console.print(f"written: {json_path}, {page}", highlight=False, markup=False, soft_wrap=True)
+    if failed := run.of_status("failed"):
+        raise ParityError("; ".join(f"{row.label}: {row.failures[0]}" for row in failed))
+    if not run.of_status("passed"):
+        raise ParityError("nothing was executed, so nothing has passed")
+
 
 if __name__ == "__main__":
     command.main(app)

@@ -125,7 +125,7 @@ def _markdown_row(values: Sequence[str]) -> str:
     return f"| {' | '.join(value.replace('|', chr(92) + '|') for value in values)} |"
 
 
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1a1a1a }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } th, td { padding: .25rem .6rem }
 th { text-align: right; border-bottom: 2px solid #888; font-weight: 600 } td { text-align: right }
@@ -139,7 +139,7 @@ def to_html(run: Run) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width, initial-scale=1"><title>Latency</title>',
-        f"<style>{_STYLE}</style><h1>Latency</h1>",
+        f"<style>{STYLE}</style><h1>Latency</h1>",
         *(f"<p class=small>{escape(line)}</p>" for line in head_lines(run)),
     ]
     for first, rows in heats_of(run.rows):

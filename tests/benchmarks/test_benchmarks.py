@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from posewarp.benchmarks import parity, quality
+from posewarp.benchmarks import quality
 from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.synthetic import SyntheticPeople
@@ -76,25 +76,3 @@ def test_quality_command_writes_its_settings_and_a_row_for_copying(random_genera
     assert report["size"] == [CONFIG.height, CONFIG.width]
     assert report["sha256"]["mine"] == checkpoint.load(path).sha256
     assert "mine" in done.stdout
-
-
-def test_parity_of_pictures_is_within_a_step(random_generator, tmp_path):
-    row = parity.measure(random_generator(CONFIG), "image", "portable", tmp_path / "model.onnx")
-    assert row.passed
-    assert row.float64_ratio is None
-    assert row.worst.sizes["batch"] in parity.BATCHES
-
-
-def test_an_exported_network_is_as_near_to_float64_as_pytorch(random_generator, tmp_path):
-    row = parity.measure(random_generator(CONFIG), "tensors", "gridsample", tmp_path / "model.onnx")
-    assert 0.1 < row.float64_ratio < parity.FLOAT64_RATIO_LIMIT
-    # A random network this narrow amplifies rounding more than the limits of trained ones allow.
-    assert 0 < row.worst.max < 1e-3
-
-
-def test_parity_rows_beyond_a_limit_do_not_pass():
-    good = parity.compare("generated", {}, np.zeros(8, np.float32), np.zeros(8, np.float32))
-    bad = parity.compare("generated", {}, np.ones(8, np.float32), np.zeros(8, np.float32))
-    assert parity.Row("tensors", "portable", good, 1.9).passed
-    assert not parity.Row("tensors", "portable", good, 2.1).passed
-    assert not parity.Row("tensors", "portable", bad, 1.0).passed

@@ -1,0 +1,1 @@
+"""What benchmarks/parity.py consists of: rungs, rows, pictures, the report."""
