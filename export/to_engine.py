@@ -27,6 +27,8 @@ from posewarp.export.engines.request import BACKENDS, HARDWARE, NAMES, PRECISION
 from posewarp.export.engines.sidecars import assemble, describe, is_same
 from posewarp.export.engines.trtexec import trtexec_lines
 from posewarp.export.graphs.graph import load_model, save_model
+from posewarp.export.to_cpu import output_of as cpu_output_of
+from posewarp.export.to_cpu import to_cpu
 from posewarp.export.to_mnn import to_mnn
 from posewarp.runtime import command, plugin_library, sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
@@ -174,6 +176,8 @@ def _paths(onnx_path: str | Path, output: str | Path | None) -> tuple[Path, Path
 
 def _outputs(model: Path, output: Path | None, backend: str) -> dict[str, Path]:
     """What the command writes, by the names that its errors give it."""
+    if backend == "cpu":
+        return {"--output": cpu_output_of(model, output)}
     if backend == "mnn":
         engine = output or model.with_name(f"{model.name.removesuffix('.onnx')}.mnn")
     else:
@@ -270,7 +274,8 @@ def _display() -> Any:
 
 
 app = typer.Typer(add_completion=False)
-_Backend = Enum("_Backend", [(name, name) for name in (*BACKENDS, "mnn")], type=str)
+_ON_CPU = {"cpu": to_cpu, "mnn": to_mnn}
+_Backend = Enum("_Backend", [(name, name) for name in (*BACKENDS, *_ON_CPU)], type=str)
 _Precision = Enum("_Precision", [(name, name) for name in PRECISIONS], type=str)
 _Hardware = Enum("_Hardware", [(name, name) for name in HARDWARE], type=str)
 
@@ -283,7 +288,7 @@ def _command(
     ] = None,
     backend: Annotated[
         _Backend,
-        typer.Option(help="rtx needs no GPU; tensorrt builds for the one it runs on; mnn: for CPUs."),
+        typer.Option(help="rtx needs no GPU; tensorrt builds for the one it runs on; cpu, mnn: for CPUs."),
     ] = _Backend.rtx,
     precision: Annotated[
         _Precision | None, typer.Option(help="Assert that the graph is in it; it converts nothing.")
@@ -325,18 +330,18 @@ def _command(
         bool, typer.Option("--print-trtexec", help="Build nothing; print lines for trtexec 10, 11, lean.")
     ] = False,
     data: Annotated[
-        str | None, typer.Option(help="Inputs that an MNN file is proven with, as for posewarp parity.")
+        str | None, typer.Option(help="Inputs that a file for CPUs is proven with, as for posewarp parity.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build though nothing has changed.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
 ) -> None:
-    """Build a TensorRT or TensorRT-RTX engine, or an MNN file, checked against the ONNX file, with a side-car."""
+    """Build a TensorRT or TensorRT-RTX engine, or a file for CPUs, checked against the ONNX file."""
     written = {} if print_trtexec else _outputs(model, output, backend.value)
     read = [model, contract, data, *(plugins or ())]
     check_outputs({**written, "--json": json_path}, read, EngineError)
     if print_trtexec:
         ignored = {"--json": json_path, "--target": target, "--force": force, "--data": data}
-        for option, value in {**ignored, "--backend mnn": backend.value == "mnn"}.items():
+        for option, value in {**ignored, f"--backend {backend.value}": backend.value in _ON_CPU}.items():
             if value not in (None, False):
                 raise EngineError(
                     f"{option} has no meaning beside --print-trtexec, which builds nothing and prints lines of "
@@ -362,10 +367,10 @@ def _command(
         _, request, _ = prepare(path, **given)
         print("\n".join(trtexec_lines(request, path, engine)))
         return
-    if given.pop("backend") == "mnn":
-        report = to_mnn(model, output, data=data, force=force, **given)
+    if given.pop("backend") in _ON_CPU:
+        report = _ON_CPU[backend.value](model, output, data=data, force=force, **given)
     elif data is not None:
-        raise EngineError("--data is for --backend mnn; an engine is compared by posewarp parity")
+        raise EngineError("--data is for --backend cpu and mnn; an engine is compared by posewarp parity")
     else:
         with _display() as tell:
             report = to_engine(model, output, backend=backend.value, force=force, tell=tell, **given)

@@ -9,7 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 PADS = {"pads": [1, 1, 1, 1]}
 
 
-def conv_model(channels=(16, 16), kernel=3, bias=True, weight_is_input=False, **attributes) -> onnx.ModelProto:
+def conv_model(
+    channels=(16, 16), kernel=3, bias=True, weight_is_input=False, **attributes
+) -> onnx.ModelProto:
     """One convolution of random weights, ``x`` (N, C, H, W) to ``y``."""
     inputs, outputs = channels
     group = attributes.get("group", 1)

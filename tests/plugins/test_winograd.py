@@ -119,5 +119,8 @@ def test_features_of_other_channels_are_refused(tmp_path):
     rewritten, _ = use_winograd(conv_model(**PADS))
     rewritten.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "C"
     onnx.save(rewritten, tmp_path / "model.onnx")
-    with Session.open(tmp_path / "model.onnx") as session, pytest.raises(BackendError, match="expected \\(N, 16"):
+    with (
+        Session.open(tmp_path / "model.onnx") as session,
+        pytest.raises(BackendError, match="expected \\(N, 16"),
+    ):
         session.run({"x": np.zeros((1, 17, 8, 8), np.float32)})

@@ -1,0 +1,103 @@
+"""posewarp build --backend cpu: the file is proven, timed, and runs by the operator."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
+from posewarp.export import to_cpu as module
+from posewarp.export.graphs.convolutions import CONV
+from posewarp.export.to_cpu import to_cpu
+from posewarp.export.to_engine import app
+from posewarp.runtime import plugin_library
+from posewarp.runtime.errors import EngineError, ExportError, ParityError
+from posewarp.runtime.session import Session
+from tests.networks.one_conv import PADS, conv_model
+
+
+@pytest.fixture
+def model(tmp_path):
+    onnx.save(conv_model(**PADS), tmp_path / "model.onnx")
+    np.savez(
+        tmp_path / "inputs.npz", x=np.random.default_rng(0).normal(size=(3, 16, 12, 20)).astype(np.float32)
+    )
+    return tmp_path / "model.onnx"
+
+
+def test_the_file_is_proven_and_reports_how_long_both_take(model):
+    report = to_cpu(model, data=model.parent / "inputs.npz")
+    assert (report.convolutions, report.of) == (1, 1)
+    assert report.parity["status"] == "passed"
+    assert report.parity["outputs"][0]["max_abs"] < 1e-3  # of values up to 40
+    assert "1 of 1 convolutions" in str(report)
+    assert f"{report.cpu_ms:.4g} ms" in str(report)
+    written = onnx.load(model.parent / "model.cpu.onnx")
+    assert [node.op_type for node in written.graph.node] == [CONV]
+    x = np.load(model.parent / "inputs.npz")["x"]
+    with Session.open(model) as whole, Session.open(report.path) as session:
+        np.testing.assert_allclose(session.run({"x": x})["y"], whole.run({"x": x})["y"], atol=1e-3)
+
+
+def test_a_file_that_is_slower_says_so(model, monkeypatch):
+    monkeypatch.setattr(module, "_time", lambda sessions, feeds: [1.0, 2.0])
+    assert "it is not faster here" in str(to_cpu(model, data=model.parent / "inputs.npz"))
+
+
+def test_the_command_writes_it(model):
+    arguments = [str(model), "--backend", "cpu", "--data", str(model.parent / "inputs.npz")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "by Winograd's filtering" in done.output
+    assert (model.parent / "model.cpu.onnx").exists()
+
+
+def test_a_file_that_computes_something_else_does_not_get_its_name(model, monkeypatch):
+    real = module.use_winograd
+
+    def wrong(flat):
+        spelled, found = real(flat)
+        bias = next(tensor for tensor in spelled.graph.initializer if tensor.name == "b")
+        bias.raw_data = np.zeros(bias.dims[0], np.float32).tobytes()
+        return spelled, found
+
+    monkeypatch.setattr(module, "use_winograd", wrong)
+    with pytest.raises(ParityError, match=r"model\.cpu\.onnx: y at .*it was not written"):
+        to_cpu(model, data=model.parent / "inputs.npz")
+    assert not (model.parent / "model.cpu.onnx").exists()
+
+
+def test_without_the_library_nothing_is_written(model, monkeypatch):
+    monkeypatch.setattr(plugin_library, "find", lambda name, path=None: None)
+    with pytest.raises(EngineError, match="make plugins"):
+        to_cpu(model, data=model.parent / "inputs.npz")
+
+
+def test_a_file_without_such_convolutions_is_refused(tmp_path):
+    onnx.save(conv_model(kernel=1), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="no 3x3 convolution"):
+        to_cpu(tmp_path / "model.onnx", data="random")
+
+
+def test_a_half_precision_file_is_refused(tmp_path):
+    model = conv_model(**PADS)
+    cast = helper.make_node("Cast", ["y"], ["half"], to=TensorProto.FLOAT16)
+    model.graph.node.append(cast)
+    model.graph.output[0].name = "half"
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="give the FP32 file"):
+        to_cpu(tmp_path / "model.onnx", data="random")
+
+
+def test_options_of_tensorrt_and_other_names_are_refused(model):
+    with pytest.raises(
+        EngineError, match="workspace mib can be set for TensorRT only, not with --backend cpu"
+    ):
+        to_cpu(model, workspace_mib=5)
+    with pytest.raises(EngineError, match="leave --precision out"):
+        to_cpu(model, precision="fp16")
+    with pytest.raises(EngineError, match=r"let it end in \.cpu\.onnx"):
+        to_cpu(model, model.with_suffix(".engine"))
