@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import typer
 
 from posewarp.benchmarks.harness.machine import machine, surroundings
-from posewarp.cli.data import parse_size
+from posewarp.cli.options import to_frame
 from posewarp.models.data.pairs import CACHE_MIB, PairDataset, open_dataset
 from posewarp.models.training.batches import ResumableSampler, SharedBatches, load_batches
 from posewarp.runtime import command
@@ -64,7 +64,7 @@ def _command(
 ) -> None:
     """Measure how many pairs a second a data set gives."""
     check_outputs({"--json": json_path})
-    shape = None if size is None else parse_size(size, "--size")
+    shape = to_frame(size, "--size")
     result: dict[str, object] = {
         "machine": machine(),
         **surroundings(),

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from posewarp.cli.options import to_frame
 from posewarp.models.data.check import Report, check
 from posewarp.models.data.faults import KINDS
-from posewarp.runtime.errors import DataError
 from posewarp.runtime.files import atomic_write, check_outputs
 
 SHOWN = 3  # faults of each kind; --json has all
@@ -52,7 +52,7 @@ def check_command(
             layout=layout,
             masks=masks,
             parsing=parsing,
-            keypoint_frame=None if keypoint_frame is None else parse_size(keypoint_frame, "--keypoint-frame"),
+            keypoint_frame=to_frame(keypoint_frame, "--keypoint-frame"),
             progress=progress,
         )
     _print(report)
@@ -87,23 +87,12 @@ def synthetic_command(
             layout,
             train=train,
             test=test,
-            size=None if size is None else parse_size(size, "--size"),
+            size=to_frame(size, "--size"),
             masks=masks,
             seed=seed,
             progress=progress,
         )
     print(f"wrote {train} and {test} pairs to {output}" + (f", parsing maps to {maps}" if maps else ""))
-
-
-def parse_size(text: str, option: str) -> tuple[int, int]:
-    """256x176 to (256, 176).
-
-    Raises: DataError, naming the option, if it is no HEIGHTxWIDTH.
-    """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise DataError(f"{option} {text} is no size, expected HEIGHTxWIDTH such as 256x176")
-    return int(parts[0]), int(parts[1])
 
 
 def _print(report: Report) -> None:
@@ -137,7 +126,8 @@ def _as_json(root: Path, report: Report) -> dict[str, object]:
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each thing that is counted, on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks = {}
 
         def show(what: str, done: int, total: int) -> None:

@@ -52,8 +52,6 @@ def test_one_split_is_checked_alone(posewarp, tree):
     ("arguments", "said"),
     [
         (("check", "nowhere"), "DataError: nowhere cannot be listed: No such file or directory"),
-        (("check", ".", "--keypoint-frame", "256"), "DataError: --keypoint-frame 256 is no size"),
-        (("synthetic", "-o", ".", "--size", "0x4"), "DataError: --size 0x4 is no size"),
         (("synthetic", "-o", "."), "DataError: . is there already"),
     ],
 )
@@ -61,3 +59,12 @@ def test_what_is_wrong_is_said_in_one_line(posewarp, arguments, said):
     code, _, err = posewarp("data", *arguments)
     assert (code, err.count("\n")) == (1, 1)
     assert said in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("check", ".", "--keypoint-frame", "256"), ("synthetic", "-o", "new", "--size", "0x4")]
+)
+def test_what_is_no_size_is_misuse(posewarp, arguments):
+    code, _, err = posewarp("data", *arguments)
+    assert code == 2
+    assert f"{arguments[-2]} is '{arguments[-1]}'" in " ".join(err.split())
