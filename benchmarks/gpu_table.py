@@ -15,13 +15,14 @@ from typing import Annotated, Any
 
 import typer
 
+from posewarp.benchmarks.gpu.record import FORMAT, PASSED
+from posewarp.benchmarks.harness.results import MEASURED
 from posewarp.runtime import command
 from posewarp.runtime.errors import DataError
 from posewarp.runtime.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
 RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "README.md"
-FORMAT = 1
 BEGIN, END = "<!-- gpu-table -->", "<!-- /gpu-table -->"
 ABSENT = "not measured"
 _SOURCE = "Written by `benchmarks/gpu_table.py` from results of `bash benchmarks/gpu.sh`: [docs/gpu.md](docs/gpu.md)."
@@ -88,7 +89,7 @@ def _rows(result: Result) -> Rows:
             continue
         rows = list(figures_of(name, step))
         yield from rows
-        if step["state"] != "passed":
+        if step["state"] != PASSED:
             state = step["state"] if rows else f"{step['state']}: {_short(step['reason'])}"
             yield (f"{name}, the step" if rows else name), state
 
@@ -103,7 +104,7 @@ def _short(reason: str, limit: int = 120) -> str:
 def _last_line(name: str, step: Result) -> Rows:
     """What a program counted: ``kernels: 1234 cases, 0 failed``."""
     counted = [line.partition(": ")[2] for line in step["last_lines"] if " cases, " in line]
-    if counted and step["state"] == "passed":
+    if counted and step["state"] == PASSED:
         yield name, counted[-1]
 
 
@@ -163,7 +164,7 @@ def _latency(name: str, step: Result) -> Rows:
         if row["device"] != "cuda":
             continue
         label = f"{name}, {row['network']}, batch {row['batch']}, {row['contender']}"
-        if row["status"] == "measured":
+        if row["status"] == MEASURED:
             yield label, f"{row['median_ms']:.3g} ms, p99 {row['p99_ms']:.3g}"
         else:
             yield label, f"{row['status']}: {_short(row['reason'])}"
