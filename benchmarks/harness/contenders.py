@@ -95,13 +95,17 @@ def _on_cpu(network: Network) -> Iterator[Contender]:
     library = plugin_library.find("cpu")
     ours = _contender("ONNX Runtime + posewarp", "library_session", onnx, ("onnxruntime",))
     yield ours if library else replace(ours, missing="the plugin library is not built; run `make plugins`")
+    winograd = _contender(
+        "ONNX Runtime + posewarp, Winograd", "library_session", str(network.cpu.path), ("onnxruntime",)
+    )
+    yield replace(winograd, missing=network.cpu.missing)
     if network.torch:
         yield _contender("PyTorch eager", "torch_eager", network.torch, ("torch",), network=network)
         compiled = _contender("torch.compile", "torch_compile", network.torch, ("torch",), network=network)
         compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         yield compiled if compiler else replace(compiled, missing="no C++ compiler")
     yield _contender("OpenVINO", "openvino", onnx, ("openvino",))
-    yield replace(_contender("MNN", "session", str(network.mnn), ()), missing=network.no_mnn or None)
+    yield replace(_contender("MNN", "session", str(network.mnn.path), ()), missing=network.mnn.missing)
 
 
 def _files(network: Network, full: bool) -> Iterator[Contender]:

@@ -1,13 +1,13 @@
 """The networks to measure, from what a user names: each with its ONNX file, and whatever else there is of it.
 
 Files whose names are equal up to the first dot are one network, as posewarp names them: demo.safetensors, demo.onnx,
-demo.fp16.onnx, demo.engine.
+demo.fp16.onnx, demo.cpu.onnx, demo.engine.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
@@ -18,6 +18,8 @@ from posewarp.export.ladder.rungs import is_engine, is_torch
 from posewarp.export.ladder.sample_data import read_contract
 from posewarp.export.precision.emulation import half_type
 from posewarp.export.spec import load_spec
+from posewarp.export.to_cpu import SUFFIX as CPU_SUFFIX
+from posewarp.export.to_cpu import to_cpu
 from posewarp.export.to_mnn import to_mnn
 from posewarp.export.to_onnx import to_onnx
 from posewarp.runtime.contract import Contract
@@ -25,6 +27,18 @@ from posewarp.runtime.errors import DataError, PosewarpError
 from posewarp.runtime.files import sha256
 
 MADE = ("demo", "deepfashion", "deepfashion-512x352")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A file that is made of the FP32 ONNX file, given or made here.
+
+    Attributes:
+        path: None where ``missing`` says why there is none.
+    """
+
+    path: Path | None
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,8 @@ class Network:
         contract: what it takes and gives.
         sha256: of the file that was given, the checkpoint before what is exported from it.
         torch: a checkpoint of ours, or ``file.py:function`` for an ExportSpec; None if there is neither.
-        mnn: the file for MNN, given or made here; None where ``no_mnn`` says why there is none.
+        cpu: the file of ``posewarp build --backend cpu``.
+        mnn: the file for MNN.
         others: further files of it: in FP16, and engines.
     """
 
@@ -46,8 +61,8 @@ class Network:
     contract: Contract
     sha256: str
     torch: str | None
-    mnn: Path | None = None
-    no_mnn: str = ""
+    cpu: Derived
+    mnn: Derived
     others: tuple[Path, ...] = ()
 
 
@@ -58,7 +73,7 @@ def find_networks(files: Sequence[str], folder: Path, data: str | None = None) -
         files: names of ``MADE`` (deepfashion has random weights), checkpoints, ``file.py:function``, ONNX files,
             engines, models of other runtimes.
         folder: for what is made here.
-        data: inputs to prove MNN's file with (see sample_data.py).
+        data: inputs to prove the files for CPUs with (see sample_data.py).
 
     Raises: DataError if a file does not exist, or an engine comes without its ONNX file; ExportError and
         CheckpointError of the export.
@@ -75,10 +90,10 @@ def find_networks(files: Sequence[str], folder: Path, data: str | None = None) -
 
 def _network(name: str, files: Sequence[str], folder: Path, data: str | None) -> Network:
     torch = next((file for file in files if is_torch(file)), None)
-    graphs = [Path(file) for file in files if Path(file).suffix == ".onnx"]
+    cpu, mnn = (_given(files, suffix) for suffix in (CPU_SUFFIX, ".mnn"))
+    graphs = [Path(file) for file in files if Path(file).suffix == ".onnx" and Path(file) != cpu]
     whole = [path for path in graphs if half_type(load_model(path)) == "fp32"]
-    mnn = next((Path(file) for file in files if Path(file).suffix == ".mnn"), None)
-    others = tuple(Path(file) for file in files if file != torch and Path(file) not in (*whole, mnn))
+    others = tuple(Path(file) for file in files if file != torch and Path(file) not in (*whole, cpu, mnn))
     if len(whole) > 1:
         raise DataError(f"{whole[0]} and {whole[1]} would both be the FP32 file of {name}; rename one")
     if whole:
@@ -92,22 +107,32 @@ def _network(name: str, files: Sequence[str], folder: Path, data: str | None) ->
     source = torch or str(onnx)
     if ".py:" in source:
         source = source.rpartition(":")[0]
-    no_mnn = ""
-    if mnn is None:
-        mnn, no_mnn = _make_mnn(onnx, folder / f"{name}.mnn", data)
     contract = read_contract(load_model(onnx))
-    return Network(name, onnx, contract, sha256(source), torch, mnn, no_mnn, others)
+    return Network(
+        name,
+        onnx,
+        contract,
+        sha256(source),
+        torch,
+        Derived(cpu) if cpu else _make(to_cpu, onnx, folder / f"{name}{CPU_SUFFIX}", data),
+        Derived(mnn) if mnn else _make(to_mnn, onnx, folder / f"{name}.mnn", data),
+        others,
+    )
 
 
-def _make_mnn(onnx: Path, output: Path, data: str | None) -> tuple[Path | None, str]:
+def _given(files: Sequence[str], suffix: str) -> Path | None:
+    return next((Path(file) for file in files if file.endswith(suffix)), None)
+
+
+def _make(build: Callable, onnx: Path, output: Path, data: str | None) -> Derived:
     """The file, or why there is none: one more contender is not worth the others' run."""
-    if find_spec("MNN") is None:
-        return None, "MNN is not installed"
+    if build is to_mnn and find_spec("MNN") is None:
+        return Derived(None, "MNN is not installed")
     try:
-        to_mnn(onnx, output, data=data)
+        build(onnx, output, data=data)
     except PosewarpError as exc:
-        return None, " ".join(str(exc).split())
-    return output, ""
+        return Derived(None, " ".join(str(exc).split()))
+    return Derived(output)
 
 
 def _checkpoint(name: str, folder: Path) -> str:

@@ -286,7 +286,15 @@ def test_torch_runner_gives_what_the_checkpoint_gives(random_generator, tmp_path
     network = find_networks([str(path)], tmp_path)[0]
     assert network.torch == str(path)
     names = [each.label for each in contenders_of(network, full=False) if each.job.device == "cpu"]
-    assert names == [BASELINE, "ONNX Runtime + posewarp", "PyTorch eager", "torch.compile", "OpenVINO", "MNN"]
+    assert names == [
+        BASELINE,
+        "ONNX Runtime + posewarp",
+        "ONNX Runtime + posewarp, Winograd",
+        "PyTorch eager",
+        "torch.compile",
+        "OpenVINO",
+        "MNN",
+    ]
     feeds = command.sample_data.load_inputs("random", network.contract)[0]
     bound = torch_eager(str(path), Job(contract=str(network.onnx))).bind(feeds)
     bound.call()
