@@ -1,4 +1,4 @@
-"""``posewarp inspect``: what a model file says of itself, or an engine's side-car of it."""
+"""``posewarp inspect``: what a model file says of itself, or the side-car of an engine or MNN file of it."""
 
 from __future__ import annotations
 
@@ -20,28 +20,33 @@ from posewarp.export.graphs.warps import OP, Warp, find_warps, graphs_of, opset_
 from posewarp.export.linting.facts import missing_data
 from posewarp.runtime import sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
-from posewarp.runtime.errors import BackendError
+from posewarp.runtime.errors import BackendError, EngineError
 from posewarp.runtime.files import atomic_write, check_outputs
+from posewarp.runtime.sidecar import Sidecar
 
 app = typer.Typer(add_completion=False)
 
-_ENGINES = (".engine", ".plan")
+_ENGINES, _MNN = (".engine", ".plan"), ".mnn"
 # Of metadata on the screen: the reasons of all nodes that stay FP32 would fill several.
 _LONGEST_VALUE = 500
 
 
 @app.command("inspect")
 def command(
-    model: Annotated[Path, typer.Argument(help="An .onnx file, of ours or anyone's, or an engine.")],
+    model: Annotated[
+        Path, typer.Argument(help="An .onnx file, of ours or anyone's, an .mnn file, or an engine.")
+    ],
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the same as JSON.")] = None,
 ) -> None:
-    """Print a model's contract, opset, types, warps and metadata, or what is known of an engine."""
-    read = [model, sidecar.path_of(model)] if model.suffix in _ENGINES else [model]
+    """Print a model's contract, opset, types, warps and metadata, or what is known of an engine or MNN file."""
+    opaque = {**dict.fromkeys(_ENGINES, (inspect_engine, engine_lines)), _MNN: (inspect_mnn, mnn_lines)}
+    read = [model, sidecar.path_of(model)] if model.suffix in opaque else [model]
     check_outputs({"--json": json_path}, read)
     console = Console(highlight=False, soft_wrap=True)
-    if model.suffix in _ENGINES:
-        report = inspect_engine(model)
-        console.print("\n".join(engine_lines(model)), markup=False)
+    if model.suffix in opaque:
+        inspect_it, lines_of = opaque[model.suffix]
+        report = inspect_it(model)
+        console.print("\n".join(lines_of(model)), markup=False)
     else:
         report = inspect(model)
         _print(console, model, report)
@@ -69,6 +74,38 @@ def engine_lines(path: Path) -> list[str]:
     made = made_with(known) if known else f"{header.kind} plan, version {header.version or 'unknown'}"
     lines = sidecar_lines(known) if known else [f"side-car: none; posewarp adopt {path} --onnx model.onnx"]
     return [f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {made}", *(f"  {line}" for line in lines)]
+
+
+def inspect_mnn(path: Path) -> dict[str, object]:
+    """Read an MNN file's side-car, without MNN; it is checked to speak of the file, which tells little itself.
+
+    Returns: ``mib``, and the side-car's entries, ``sidecar: none`` without one.
+    Raises: EngineError if the file cannot be read, or the side-car is another file's.
+    """
+    known = _known_of_mnn(path)
+    told = {"mib": path.stat().st_size / 2**20}
+    return told | (json.loads(known.to_json()) if known else {"sidecar": "none"})
+
+
+def mnn_lines(path: Path) -> list[str]:
+    """The same for reading: what is known, a line each."""
+    known = _known_of_mnn(path)
+    if known is None:
+        made = "for MNN"
+        lines = ["side-car: none, so no session opens it; posewarp build model.onnx --backend mnn"]
+    else:
+        made = f"MNN {known.versions.get('MNN', 'of unknown version')} on the CPU"
+        lines = [*sidecar_lines(known), f"precision: {known.precision.get('asserted', 'unknown')}"]
+    return [f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {made}", *(f"  {line}" for line in lines)]
+
+
+def _known_of_mnn(path: Path) -> Sidecar | None:
+    if not path.is_file():
+        raise EngineError(f"{path} cannot be read: it is not a file, or not there")
+    known = sidecar.read(path)
+    if known:
+        sidecar.check_content(path, known)
+    return known
 
 
 def _print(console: Console, model: Path, report: dict[str, object]) -> None:

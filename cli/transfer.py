@@ -3,79 +3,75 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
 
+from posewarp.cli.options import (
+    Device,
+    Model,
+    Size,
+    SourceKeypoints,
+    SourceName,
+    SourceOrder,
+    TargetFrame,
+    TargetOrder,
+    Threads,
+    open_model,
+    to_frame,
+)
 from posewarp.runtime.draw import draw_skeleton, flow_to_colors, panel
-from posewarp.runtime.files import check_writable
+from posewarp.runtime.errors import ContractError
+from posewarp.runtime.files import check_outputs
 from posewarp.runtime.image import check_suffix, read_image, write_image
 from posewarp.runtime.keypoint_files import read_keypoints
 from posewarp.runtime.pipeline import Fitted, PoseTransfer
-from posewarp.runtime.session import Session
-
-Order = Literal["openpose-18", "body-25", "coco-17"]
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command("transfer")
 def command(
-    model: Annotated[Path, typer.Argument(help="The .onnx file that posewarp export wrote.")],
+    model: Model,
     image: Annotated[Path, typer.Option(help="Picture of the person, any size.")],
-    source_keypoints: Annotated[
-        Path, typer.Option(help="Keypoints of the person, in pixels of the picture.")
-    ],
+    source_keypoints: SourceKeypoints,
     target_keypoints: Annotated[Path, typer.Option(help="Keypoints of the new pose.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, .png or .jpg.")],
     panel_path: Annotated[
         Path | None,
         typer.Option("--panel", help="Write source, both skeletons, flow and result side by side."),
     ] = None,
-    size: Annotated[
-        Literal["network", "source"], typer.Option(help="Of the result: the network's, or the picture's own.")
-    ] = "network",
-    target_frame: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HEIGHTxWIDTH", help="Frame of the target keypoints, if it is not the picture's."
-        ),
-    ] = None,
-    source_order: Annotated[
-        Order | None,
-        typer.Option(help="What the rows of the source keypoints are, if the file does not tell."),
-    ] = None,
-    target_order: Annotated[Order | None, typer.Option(help="The same of the target keypoints.")] = None,
-    source_name: Annotated[str | None, typer.Option(help="Row of a csv of source keypoints.")] = None,
+    size: Size = "network",
+    target_frame: TargetFrame = None,
+    source_order: SourceOrder = None,
+    target_order: TargetOrder = None,
+    source_name: SourceName = None,
     target_name: Annotated[str | None, typer.Option(help="Row of a csv of target keypoints.")] = None,
-    device: Annotated[
-        Literal["cpu", "cuda", "auto"] | None,
-        typer.Option(help="By default the CPU, and for an engine its GPU."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; by default all that are allowed.")
-    ] = None,
+    device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Re-pose the person of a picture."""
-    frame = None if target_frame is None else to_frame(target_frame)
+    frame = to_frame(target_frame)
     for path in (output, panel_path):
         if path is not None:
             check_suffix(path)
-            check_writable(path)
+    read = (model, image, source_keypoints, target_keypoints)
+    check_outputs({"--output": output, "--panel": panel_path}, read)
     picture = read_image(image)
     source = read_keypoints(source_keypoints, name=source_name, order=source_order)
     target = read_keypoints(target_keypoints, name=target_name, order=target_order)
-    with Session.open(model, device=device, threads=threads) as session:
+    with open_model(model, device=device, threads=threads) as session:
         transfer = PoseTransfer(session)
         generated = transfer(picture, source, target, target_frame=frame, size=size)
         fitted = transfer.fit(picture, source, target, frame)
         flow_name = session.contract.settings.get("flow")
-    write_image(output, generated)
-    print(f"wrote {output}")
-    if panel_path is not None:
-        write_image(panel_path, explain(model, fitted, flow_name, device=device, threads=threads))
-        print(f"wrote {panel_path}")
+    pictures = {output: generated}
+    if panel_path is not None:  # before anything is written, since not every model can give its flow
+        pictures[panel_path] = explain(model, fitted, flow_name, device=device, threads=threads)
+    for path, made in pictures.items():
+        write_image(path, made)
+        print(f"wrote {path}")
 
 
 def explain(
@@ -90,16 +86,23 @@ def explain(
     """A panel of one transfer, from a session of its own that also returns the flow.
 
     Args:
-        model: the .onnx file.
+        model: the file, or either part.
         fitted: picture and keypoints in the network's frame.
         flow_name: the internal tensor of the flow; None leaves it out.
         device, threads: as for ``Session.open``.
         truth: the real picture in the target pose, uint8 (H, W, 3), if there is one.
 
     Returns: uint8 (h, w, 3): source, both skeletons, flow, result, truth.
+    Raises: ContractError if the model has a flow and cannot give it, as files for MNN and engines.
     """
     extra = () if flow_name is None else (flow_name,)
-    with Session.open(model, device=device, threads=threads, extra_outputs=extra) as session:
+    try:
+        session = open_model(model, device=device, threads=threads, extra_outputs=extra)
+    except ContractError as exc:
+        raise ContractError(
+            f"the panel shows the flow, but {exc}; make it with the ONNX file, or leave it out"
+        ) from exc
+    with session:
         outputs = PoseTransfer(session).run([fitted])
     blank = np.zeros_like(fitted.image)
     pictures = [
@@ -116,11 +119,3 @@ def explain(
     if truth is not None:
         pictures.append(("truth", truth))
     return panel(pictures)
-
-
-def to_frame(text: str) -> tuple[int, int]:
-    """Height and width, from HEIGHTxWIDTH."""
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise typer.BadParameter(f"--target-frame is {text!r}, expected HEIGHTxWIDTH such as 256x176")
-    return int(height), int(width)

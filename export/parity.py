@@ -1,4 +1,4 @@
-"""Two neighbours of the ladder on the same real inputs: torch FP32, ONNX FP32, ONNX FP16 emulated, engine.
+"""Two neighbours of the ladder on the same real inputs: torch FP32, ONNX FP32, MNN, ONNX FP16 emulated, engine.
 
     python export/parity.py model.onnx model.fp16.onnx
     posewarp parity models/demo/small.safetensors model.onnx --json parity.json
@@ -37,7 +37,15 @@ from posewarp.export.ladder.measures import (
     p999,
 )
 from posewarp.export.ladder.report import CaseResult, ParityReport
-from posewarp.export.ladder.rungs import NotExecuted, Rung, is_engine, is_recorded, is_torch, open_rung
+from posewarp.export.ladder.rungs import (
+    NotExecuted,
+    Rung,
+    is_engine,
+    is_mnn,
+    is_recorded,
+    is_torch,
+    open_rung,
+)
 from posewarp.export.ladder.sample_data import describe, read_contract
 from posewarp.export.precision.emulation import is_mixed
 from posewarp.runtime import command, sidecar
@@ -69,7 +77,7 @@ def parity(
     """Compare two rungs.
 
     Args:
-        a: the reference; ``b``: what is compared with it. Checkpoint or ``file.py:function``, ``.onnx``,
+        a: the reference; ``b``: what is compared with it. Checkpoint or ``file.py:function``, ``.onnx``, ``.mnn``,
             ``.engine`` or ``.plan``, or outputs that Polygraphy recorded, ``.json`` (see ``rungs.open_rung``).
         data: inputs (see ``sample_data``); for recorded outputs the inputs that they were recorded with.
         batches: by default 1 and 3.
@@ -152,7 +160,7 @@ def _narrowest(contract: Contract, *rungs: Rung) -> Contract:
 
 def _coarser(first: Rung, second: Rung, notes: list[str]) -> str:
     known = [rung.dtype for rung in (first, second) if rung.dtype is not None]
-    if len(known) < 2 and max(known, default="fp32", key=list(TOLERANCES).index) == "fp32":
+    if len(known) < 2 and not {"fp16", "bf16"} & set(known):
         notes.append(
             "the types of one rung are not known: tolerances of fp16 (--dtype fp32 for the stricter ones)"
         )
@@ -224,10 +232,11 @@ def _notes(first: Rung, second: Rung, notes: list[str]) -> list[str]:
 
 
 def _read(*given: object) -> list[str]:
-    """The files behind arguments: also the ``file.py`` of ``file.py:function``, and the side-car of an engine."""
+    """The files behind arguments: also the ``file.py`` of ``file.py:function``, and side-cars."""
     names = [str(each) for each in given if each is not None]
     sources = [name.rpartition(":")[0] for name in names if ":" in name]
-    return [*names, *sources, *(str(sidecar.path_of(name)) for name in names if is_engine(name))]
+    beside = [str(sidecar.path_of(name)) for name in names if is_engine(name) or is_mnn(name)]
+    return [*names, *sources, *beside]
 
 
 Dtype = Enum("Dtype", {name: name for name in TOLERANCES})
@@ -239,7 +248,9 @@ def main(
     a: Annotated[
         str, typer.Argument(metavar="A", help="The reference: checkpoint, file.py:function, .onnx.")
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it: .onnx, .engine, ...")],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="What is compared with it: .onnx, .mnn, .engine, ...")
+    ],
     data: Annotated[
         str | None,
         typer.Option(

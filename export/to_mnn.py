@@ -23,7 +23,7 @@ from posewarp.export.engines.sidecars import describe_onnx, own_versions
 from posewarp.export.graphs.graph import inline_functions, load_model, save_model, tensor_types
 from posewarp.export.graphs.warps import find_warps, rewrite_warps
 from posewarp.export.ladder.cases import make_cases
-from posewarp.export.ladder.measures import OutputMeasures, Tolerance, measure_output
+from posewarp.export.ladder.measures import TOLERANCES, OutputMeasures, measure_output
 from posewarp.export.ladder.sample_data import describe
 from posewarp.runtime import sidecar
 from posewarp.runtime.contract import Contract
@@ -32,8 +32,7 @@ from posewarp.runtime.files import atomic_write, check_writable, sha256
 from posewarp.runtime.session import Session
 from posewarp.runtime.sidecar import Sidecar
 
-# Winograd rounds more than a direct convolution: 1e-3 of full scale where runtimes otherwise agree to 1e-5.
-TOLERANCE = Tolerance(1e-3, 0.0, 0.9999, 50.0, 1e-3, 0.01)
+TOLERANCE = TOLERANCES["winograd"]
 _TYPES = ("float32", "uint8", "int32")  # that an input or output may have
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -148,6 +147,7 @@ def _describe(path: Path, contract: Contract) -> dict[str, Any]:
         "onnx": describe_onnx(path),
         "backend": "mnn",
         "contract": json.loads(contract.to_json()),
+        "precision": {"asserted": "fp32"},
         "versions": {"MNN": version, **own_versions()},
     }
 

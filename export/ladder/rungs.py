@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from posewarp.runtime.session import Session
 Arrays = Mapping[str, np.ndarray]
 
 _ENGINES = (".engine", ".plan")
+_MNN = ".mnn"
 _CHECKPOINTS = (".safetensors", ".pt", ".pth")
 
 
@@ -39,7 +41,8 @@ class Rung:
 
     Attributes:
         name: what it is, such as ``ONNX FP16 emulated``, and of which file.
-        dtype: ``fp32``, ``fp16`` or ``bf16``: what its coarsest tensors are; None if that is not known.
+        dtype: ``fp32``, ``fp16`` or ``bf16``: what its coarsest tensors are; ``winograd``: FP32 that rounds more;
+            None if that is not known.
         run: outputs of inputs, by name.
         contract: what it takes and gives; None where only the other rung tells.
         model: the graph as its file has it; None for what is no graph.
@@ -72,6 +75,11 @@ def is_engine(path: str) -> bool:
     return Path(path).suffix in _ENGINES
 
 
+def is_mnn(path: str) -> bool:
+    """Whether a rung is a file for MNN."""
+    return Path(path).suffix == _MNN
+
+
 def is_recorded(path: str) -> bool:
     """Whether a rung is a file of outputs that Polygraphy recorded."""
     return Path(path).suffix == ".json"
@@ -83,11 +91,12 @@ def open_rung(path: str, contract: Contract | None = None, **options: object) ->
 
     Args:
         path: ``.onnx``; a checkpoint of our generator, or ``file.py:function`` for an ExportSpec of one's own;
-            ``.engine`` or ``.plan``; ``.json`` of outputs that Polygraphy recorded.
+            ``.mnn``; ``.engine`` or ``.plan``; ``.json`` of outputs that Polygraphy recorded.
         contract: of the other rung, for those that do not tell.
         options: for a checkpoint: ``weights``, ``trust``, ``config``, ``key`` (see ``checkpoint.load``).
 
-    Raises: NotExecuted if it is an engine that cannot run here; PosewarpErrors of what opens it.
+    Raises: NotExecuted if it is an engine that cannot run here, or for MNN where that is not installed;
+        PosewarpErrors of what opens it.
     """
     if is_torch(path):
         yield _torch(path, contract, options)
@@ -97,11 +106,14 @@ def open_rung(path: str, contract: Contract | None = None, **options: object) ->
     elif is_engine(path):
         with _engine(path, contract) as rung:
             yield rung
+    elif is_mnn(path):
+        with _mnn(path) as rung:
+            yield rung
     elif is_recorded(path):
         recorded = iter(polygraphy_files.read_outputs(path))
         yield Rung(f"recorded outputs {path}", None, lambda feeds: _next(recorded, path))
     else:
-        known = (".onnx", *_CHECKPOINTS, "file.py:function", *_ENGINES, ".json (Polygraphy's outputs)")
+        known = (".onnx", *_CHECKPOINTS, "file.py:function", _MNN, *_ENGINES, ".json (Polygraphy's outputs)")
         raise ParityError(f"{path} is nothing that can be compared; expected {', '.join(known)}")
 
 
@@ -141,6 +153,15 @@ def _engine(path: str, contract: Contract | None) -> Iterator[Rung]:
     profile = told.profiles[0] if told and told.profiles else None
     with session:
         yield Rung(name, dtype, session.run, session.contract, profile=profile)
+
+
+@contextmanager
+def _mnn(path: str) -> Iterator[Rung]:
+    """By the contract that its side-car holds, which may be narrower than the ONNX file's."""
+    if find_spec("MNN") is None:
+        raise NotExecuted(f"MNN {path}", "MNN is not installed: pip install posewarp[mnn]")
+    with Session.open(path) as session:
+        yield Rung(f"MNN {path}", "winograd", session.run, session.contract)
 
 
 def _torch(path: str, contract: Contract | None, options: Mapping[str, object]) -> Rung:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 
 from posewarp.cli import main as cli
 from posewarp.export.generator_spec import generator_spec
+from posewarp.export.split import split
+from posewarp.export.to_mnn import to_mnn
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.synthetic import SyntheticPeople
@@ -28,6 +31,20 @@ def model(generator, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     to_onnx(generator_spec(generator), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def parts(model, tmp_path_factory):
+    """The same in two parts; the path of the source part."""
+    stem = tmp_path_factory.mktemp("parts") / "model.onnx"
+    return Path(split(model, ["source_image", "source_keypoints"], stem).source)
+
+
+@pytest.fixture(scope="session")
+def mnn_model(model, tmp_path_factory):
+    """The same for MNN."""
+    pytest.importorskip("MNN")
+    return Path(to_mnn(model, tmp_path_factory.mktemp("mnn") / "model.mnn").path)
 
 
 @pytest.fixture

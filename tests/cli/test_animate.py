@@ -49,6 +49,14 @@ def test_a_frame_is_the_file_that_transfer_writes(posewarp, model, files, poses,
     assert not np.array_equal(read(tmp_path / "frames" / "000001.png"), read(frame))
 
 
+def test_two_parts_give_the_frames_of_the_whole(posewarp, model, parts, files, poses, tmp_path):
+    for path, name in ((model, "whole"), (parts, "parts")):
+        code, _, err = posewarp(*arguments(path, files, poses, tmp_path / name))
+        assert (code, err) == (0, "")
+    for file in sorted((tmp_path / "whole").iterdir()):
+        assert (tmp_path / "parts" / file.name).read_bytes() == file.read_bytes()
+
+
 def test_larger_batches_differ_by_no_more_than_rounding(posewarp, model, files, poses, tmp_path):
     for name, batch_size in (("one", 1), ("three", 3)):
         code, *_ = posewarp(*arguments(model, files, poses, tmp_path / name), "--batch-size", batch_size)
@@ -214,7 +222,7 @@ def test_device_is_left_to_the_session_unless_given(
     """A plan runs on CUDA unless told otherwise, an ONNX file on the CPU."""
     asked = []
 
-    def refuse(path, *, device, threads):
+    def refuse(path, *, device, threads, extra_outputs):
         asked.append(device)
         raise SystemExit(7)
 

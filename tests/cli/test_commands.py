@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from posewarp.models import checkpoint
 
 def test_help_lists_the_commands_without_loading_torch_or_onnx():
     code = (
-        "import sys; from posewarp.cli.main import app; app(['--help'], standalone_mode=False); "
+        "import sys; from posewarp.cli.group import app; app(['--help'], standalone_mode=False); "
         "sys.exit([name for name in ('torch', 'onnx', 'onnxruntime', 'cv2') if name in sys.modules] or 0)"
     )
     fastest = 9.0
@@ -80,6 +81,55 @@ def test_inspect_names_a_file_of_weights_that_is_missing(posewarp, tmp_path):
     code, out, _ = posewarp("inspect", path)
     assert code == 0
     assert "weights missing: they are in 'big.data', which is not there; put it beside the model" in out
+
+
+def test_inspect_shows_what_is_known_of_an_mnn_file(posewarp, mnn_model, tmp_path):
+    code, out, err = posewarp("inspect", mnn_model, "--json", tmp_path / "report.json")
+    assert (code, err) == (0, "")
+    assert re.search(r"model\.mnn: \d\.\d MiB, MNN 3\.\S+ on the CPU", out)
+    for line in ("contract: io image", "precision: fp32", "parity model.onnx -> model.mnn: passed"):
+        assert line in out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["contract"]["io"] == "image"
+    assert report["plan"]["bytes"] == mnn_model.stat().st_size
+    assert report["mib"] == mnn_model.stat().st_size / 2**20
+
+
+def test_inspect_of_an_mnn_file_without_its_own_side_car(posewarp, mnn_model, tmp_path):
+    path = tmp_path / "model.mnn"
+    code, _, err = posewarp("inspect", path)
+    assert (code, err) == (1, f"EngineError: {path} cannot be read: it is not a file, or not there\n")
+    path.write_bytes(mnn_model.read_bytes())
+    code, out, _ = posewarp("inspect", path)
+    assert code == 0
+    assert "side-car: none, so no session opens it; posewarp build model.onnx --backend mnn" in out
+    path.write_bytes(mnn_model.read_bytes()[:-8])
+    path.with_name("model.mnn.json").write_text(mnn_model.with_name("model.mnn.json").read_text())
+    code, _, err = posewarp("inspect", path)
+    assert code == 1
+    assert "it is cut short, or another engine's side-car lies beside it" in err
+
+
+def test_parity_runs_an_mnn_file_by_the_contract_of_its_side_car(posewarp, model, mnn_model, tmp_path):
+    code, out, err = posewarp("parity", model, mnn_model, "--json", tmp_path / "report.json")
+    assert (code, err) == (0, "")
+    assert f"MNN {mnn_model}" in out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["status"], report["dtype"]) == ("passed", "winograd")
+    assert [case["sizes"] for case in report["cases"]] == [{"batch": 1}, {"batch": 3}]
+    code, _, err = posewarp("parity", model, mnn_model, "--atol", 0, "--dtype", "fp32", "--psnr-db", 300)
+    assert code == 1
+    assert "beyond their limit" in err
+
+
+def test_parity_with_an_mnn_file_is_not_executed_where_mnn_is_missing(
+    posewarp, model, mnn_model, monkeypatch
+):
+    monkeypatch.setattr("posewarp.export.ladder.rungs.find_spec", lambda name: None)
+    code, _, err = posewarp("parity", model, mnn_model)
+    assert code == 1
+    assert "not executed: MNN" in err
+    assert "pip install posewarp[mnn]" in err
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,47 @@ def test_panel_shows_source_pose_flow_and_result(posewarp, model, files, tmp_pat
     assert width > 4 * 256 * WIDTH / HEIGHT
 
 
+@pytest.mark.parametrize("named", ["source", "pose"])
+def test_either_part_of_a_split_model_stands_for_both(posewarp, model, parts, files, tmp_path, named):
+    path = parts.with_name(f"model.{named}.onnx")
+    options = ("--panel", tmp_path / "panel.png")
+    code, _, err = posewarp(*transfer_arguments(path, files, tmp_path / "parts.png"), *options)
+    assert (code, err) == (0, "")
+    shown = read(tmp_path / "panel.png")
+    assert posewarp(*transfer_arguments(model, files, tmp_path / "whole.png"), *options)[0] == 0
+    assert np.array_equal(read(tmp_path / "parts.png"), read(tmp_path / "whole.png"))
+    assert np.array_equal(shown, read(tmp_path / "panel.png"))
+
+
+def test_a_part_alone_is_refused_with_the_name_of_the_other(posewarp, parts, files, tmp_path):
+    alone = tmp_path / "alone.pose.onnx"
+    alone.write_bytes(parts.with_name("model.pose.onnx").read_bytes())
+    code, _, err = posewarp(*transfer_arguments(alone, files, tmp_path / "out.png"))
+    _check_refusal(
+        code, err, r"BackendError: .*alone\.pose\.onnx is named as a part .*alone\.source\.onnx is not"
+    )
+
+
+def test_a_panel_of_a_model_that_cannot_give_its_flow_is_refused_before_anything_is_written(
+    posewarp, mnn_model, files, tmp_path
+):
+    arguments = transfer_arguments(mnn_model, files, tmp_path / "out.png")
+    before = sorted(tmp_path.iterdir())
+    code, out, err = posewarp(*arguments, "--panel", tmp_path / "panel.png")
+    _check_refusal(code, err, "ContractError: the panel shows the flow, but .*model.mnn has no output 'flow'")
+    assert out == ""
+    assert sorted(tmp_path.iterdir()) == before
+    assert posewarp(*arguments)[0] == 0
+
+
+def test_no_output_may_be_an_input_or_the_other_output(posewarp, model, files, tmp_path):
+    code, _, err = posewarp(*transfer_arguments(model, files, files["image"]))
+    _check_refusal(code, err, "DataError: --output .*photo.png would overwrite the input")
+    arguments = transfer_arguments(model, files, tmp_path / "out.png")
+    code, _, err = posewarp(*arguments, "--panel", tmp_path / "out.png")
+    _check_refusal(code, err, "DataError: --panel .*out.png would overwrite --output")
+
+
 def test_turned_jpeg_with_openpose_json_equals_upright_png_with_plain_keypoints(
     posewarp, model, files, tmp_path
 ):

@@ -20,9 +20,13 @@ def test_noise_is_dropped_and_what_others_print_meanwhile_comes_after(capfd):
 
 
 def test_after_an_error_the_text_is_in_its_message_and_stdout_works_again(capfd):
-    with pytest.raises(ValueError, match="^a b$"), captured_stdout(()) as said:
-        os.write(1, b"a\n b\n")
-        raise ValueError(said())
+    def fail():
+        with captured_stdout(()) as said:
+            os.write(1, b"a\n b\n")
+            raise ValueError(said())
+
+    with pytest.raises(ValueError, match=r"^a b$"):
+        fail()
     print("after", flush=True)
     assert capfd.readouterr().out == "after\n"
 
