@@ -8,7 +8,7 @@ from posewarp.runtime import command
 COMMANDS = {
     "data": ("posewarp.cli.data", "Check a data set on disk, or write one of synthetic people."),
     "keypoints": ("posewarp.cli.keypoints", "Convert keypoint files, or find keypoints in pictures."),
-    "train": ("posewarp.cli.train", "Train the generator on synthetic people."),
+    "train": ("posewarp.cli.train", "Train the generator on a data set, or on synthetic people."),
     "export": ("posewarp.export.to_onnx", "Checkpoint or module to ONNX, proven against PyTorch."),
     "lint": ("posewarp.export.lint", "What of a model will fail, or move pixels, at a runtime."),
     "fp16": ("posewarp.export.to_fp16", "FP32 ONNX to FP16 or BF16, sampling coordinates in FP32."),
