@@ -5,6 +5,7 @@
 #include "threads.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -14,10 +15,14 @@ namespace
 {
 
 constexpr int64_t kPOSITIONS = 36, kSTEP = 4;
-// Transformed maps of a chunk, 16 MiB: they should stay in the caches between the steps, but a chunk of few tiles reads
-// the weights too often (256 channels at 64x44, two cores: 4.1 ms; with a quarter of it 4.8, with a sixteenth 9.2).
-constexpr int64_t kCHUNK_FLOATS = int64_t{4} << 20;
 constexpr int64_t kTASKS_PER_THREAD = 4;
+
+// Floats of transformed maps that a chunk may have. One thread's own chunk should stay in a core's second cache beside
+// the weights; a chunk that all threads share in the third: of fewer tiles the weights would be read too often (256
+// channels at 64x44, two cores: 4.1 ms; with a quarter of it 4.8, with a sixteenth 9.2).
+constexpr int64_t kOWN_FLOATS = int64_t{256} << 10, kSHARED_FLOATS = int64_t{4} << 20;
+// Of transformed weights, for chunks of one thread each.
+constexpr int64_t kOWN_WEIGHTS = int64_t{320} << 10;
 
 WinogradKernels const& chooseKernels()
 {
@@ -84,66 +89,115 @@ void transformWeights(float const* weights, int64_t inChannels, int64_t outChann
     }
 }
 
+namespace
+{
+
+// All indices on the caller's thread.
+constexpr ParallelFor kALONE{[](void*, size_t count, ParallelFor::Body body, void* data) {
+                                 for (size_t i = 0; i < count; ++i)
+                                 {
+                                     body(data, i);
+                                 }
+                             },
+    nullptr, 1};
+
+struct Convolution
+{
+    float const* mInput;
+    float const* mTransformed;
+    float const* mBias;
+    float* mOutput;
+    ConvSizes mSizes;
+    int64_t mBlocks{countBlocks(mSizes.outChannels)};
+    int64_t mPadded{mBlocks * kernels().rows}; // output channels
+    int64_t mRows{(mSizes.height + kSTEP - 1) / kSTEP}, mColumns{(mSizes.width + kSTEP - 1) / kSTEP}; // of tiles
+
+    // Rows of tiles in a chunk of so many floats at most, all chunks about as large.
+    int64_t rowsIn(int64_t floats) const
+    {
+        int64_t const most = floats / (kPOSITIONS * (mSizes.inChannels + mPadded) * mColumns);
+        int64_t const chunks = (mRows + std::max<int64_t>(most, 1) - 1) / std::max<int64_t>(most, 1);
+        return (mRows + chunks - 1) / chunks;
+    }
+
+    // The chunk from a row of tiles on, in all three steps; false when there is no memory.
+    bool run(int64_t image, int64_t firstRow, int64_t rows, ParallelFor const& parallel) const
+    {
+        WinogradKernels const& use = kernels();
+        int64_t const count = std::min(rows, mRows - firstRow), vectors = (count * mColumns + use.lanes - 1) / use.lanes;
+        Chunk const chunk{firstRow, count, mColumns, vectors * use.lanes};
+        int64_t const inputs = mSizes.inChannels, outputs = mSizes.outChannels, pixels = mSizes.height * mSizes.width;
+        int64_t const mapFloats = kPOSITIONS * chunk.stride(inputs), sumFloats = kPOSITIONS * chunk.stride(mPadded);
+        int64_t const tasks = parallel.threads == 1 ? 1 : kTASKS_PER_THREAD * parallel.threads;
+        int64_t const eachFloats = chunk.scratch(use.lanes);
+        // In one piece: the largest buffer is kept for the next call (threads.h).
+        Scratch const memory
+            = takeScratch(sizeof(float) * static_cast<size_t>(mapFloats + sumFloats + eachFloats * tasks));
+        if (memory == nullptr)
+        {
+            return false;
+        }
+        float* const maps = static_cast<float*>(memory.get());
+        float* const sums = maps + mapFloats;
+        // body(channel, scratch) for all channels, in tasks that have a scratch of their own.
+        auto const forEachChannel = [&](int64_t channels, auto const& body) {
+            forEach(parallel, tasks, [&](int64_t task) {
+                for (int64_t i = channels * task / tasks; i < channels * (task + 1) / tasks; ++i)
+                {
+                    body(i, sums + sumFloats + task * eachFloats);
+                }
+            });
+        };
+        forEachChannel(inputs, [&](int64_t c, float* scratch) {
+            use.transformInput(mInput + (image * inputs + c) * pixels, mSizes, chunk, c, scratch, maps);
+        });
+        int64_t const parts = std::min(mBlocks, tasks / kPOSITIONS + 1);
+        forEach(parallel, kPOSITIONS * parts, [&](int64_t i) {
+            int64_t const position = i / parts, part = i % parts;
+            use.multiply(mTransformed + position * mPadded * inputs, maps + position * chunk.stride(inputs),
+                sums + position * chunk.stride(mPadded), inputs, chunk.tiles, mBlocks * part / parts,
+                mBlocks * (part + 1) / parts);
+        });
+        forEachChannel(outputs, [&](int64_t k, float* scratch) {
+            use.transformOutput(sums, mSizes, chunk, k, mBias == nullptr ? 0.0F : mBias[k], scratch,
+                mOutput + (image * outputs + k) * pixels);
+        });
+        return true;
+    }
+};
+
+} // namespace
+
 int winogradConv(float const* input, float const* transformed, float const* bias, float* output, ConvSizes const& sizes,
     ParallelFor const& parallel) noexcept
 {
-    WinogradKernels const& use = kernels();
-    int64_t const blocks = countBlocks(sizes.outChannels), padded = blocks * use.rows;
-    int64_t const columns = (sizes.width + kSTEP - 1) / kSTEP, rows = (sizes.height + kSTEP - 1) / kSTEP;
-    int64_t const most = kCHUNK_FLOATS / (kPOSITIONS * (sizes.inChannels + padded) * columns);
-    int64_t const share = std::clamp<int64_t>(most, 1, rows);
-    int64_t const cuts = (rows + share - 1) / share, step = (rows + cuts - 1) / cuts;
-
-    auto const chunkAt = [&](int64_t first) {
-        int64_t const count = std::min(step, rows - first);
-        return Chunk{first, count, columns, (count * columns + use.lanes - 1) / use.lanes * use.lanes};
-    };
-    Chunk const largest = chunkAt(0);
-    // In one piece: the largest buffer is kept for the next call (threads.h).
-    int64_t const mapFloats = kPOSITIONS * largest.stride(sizes.inChannels);
-    int64_t const sumFloats = kPOSITIONS * largest.stride(padded);
-    int64_t const eachFloats = largest.scratch(use.lanes);
-    int64_t const tasks = kTASKS_PER_THREAD * parallel.threads;
-    Scratch const memory = takeScratch(sizeof(float) * static_cast<size_t>(mapFloats + sumFloats + eachFloats * tasks));
-    if (memory == nullptr)
-    {
-        return POSEWARP_NO_MEMORY;
-    }
-    float* const maps = static_cast<float*>(memory.get());
-    float* const sums = maps + mapFloats;
-    // body(channel, scratch) for all channels, in tasks that have a scratch of their own.
-    auto const forEachChannel = [&](int64_t channels, auto const& body) {
-        forEach(parallel, tasks, [&](int64_t task) {
-            for (int64_t i = channels * task / tasks; i < channels * (task + 1) / tasks; ++i)
-            {
-                body(i, sums + sumFloats + task * eachFloats);
-            }
-        });
-    };
-    int64_t const pixels = sizes.height * sizes.width;
-    int64_t const parts = std::clamp<int64_t>(kTASKS_PER_THREAD * parallel.threads / kPOSITIONS + 1, 1, blocks);
-    for (int64_t image = 0; image < sizes.batch; ++image)
-    {
-        for (int64_t first = 0; first < rows; first += step)
+    Convolution const convolution{input, transformed, bias, output, sizes};
+    // Where weights and a chunk fit, each thread takes chunks of its own; else all share each chunk's steps.
+    int64_t rows = convolution.rowsIn(kOWN_FLOATS);
+    auto const countChunks = [&] { return (convolution.mRows + rows - 1) / rows; };
+    bool const own = kPOSITIONS * sizes.inChannels * convolution.mPadded <= kOWN_WEIGHTS
+        && sizes.batch * countChunks() >= 2 * parallel.threads;
+    rows = own ? rows : convolution.rowsIn(kSHARED_FLOATS);
+    int64_t const chunks = countChunks(), tasks = sizes.batch * chunks;
+    std::atomic<bool> noMemory{false};
+    auto const run = [&](int64_t task, ParallelFor const& threads) {
+        if (!convolution.run(task / chunks, task % chunks * rows, rows, threads))
         {
-            Chunk const chunk = chunkAt(first);
-            forEachChannel(sizes.inChannels, [&](int64_t c, float* scratch) {
-                use.transformInput(
-                    input + (image * sizes.inChannels + c) * pixels, sizes, chunk, c, scratch, maps);
-            });
-            forEach(parallel, kPOSITIONS * parts, [&](int64_t i) {
-                int64_t const position = i / parts, part = i % parts;
-                use.multiply(transformed + position * padded * sizes.inChannels,
-                    maps + position * chunk.stride(sizes.inChannels), sums + position * chunk.stride(padded),
-                    sizes.inChannels, chunk.tiles, blocks * part / parts, blocks * (part + 1) / parts);
-            });
-            forEachChannel(sizes.outChannels, [&](int64_t k, float* scratch) {
-                use.transformOutput(sums, sizes, chunk, k, bias == nullptr ? 0.0F : bias[k], scratch,
-                    output + (image * sizes.outChannels + k) * pixels);
-            });
+            noMemory = true;
+        }
+    };
+    if (own)
+    {
+        forEach(parallel, tasks, [&](int64_t task) { run(task, kALONE); });
+    }
+    else
+    {
+        for (int64_t task = 0; task < tasks; ++task)
+        {
+            run(task, parallel);
         }
     }
-    return POSEWARP_OK;
+    return noMemory ? POSEWARP_NO_MEMORY : POSEWARP_OK;
 }
 
 } // namespace posewarp::cpu

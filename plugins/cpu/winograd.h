@@ -34,10 +34,22 @@ struct Chunk
     int64_t firstRow, rows, columns; // of tiles
     int64_t tiles;                   // rows * columns, rounded up to whole vectors
 
+    // Floats of one place in a tile, for all tiles of a channel and the row below them, written in whole vectors.
+    int64_t run(int64_t lanes) const
+    {
+        return (rows + 1) * columns + lanes;
+    }
+
+    // Floats of a row of pixels with the zeros around it, read in whole vectors.
+    int64_t line(int64_t lanes) const
+    {
+        return 4 * (columns + 1 + lanes);
+    }
+
     // Floats of scratch that the transformation of one channel takes, either way.
     int64_t scratch(int64_t lanes) const
     {
-        return std::max(4 * 6 * (rows + 1) * columns + lanes, 4 * 4 * tiles);
+        return std::max(4 * 6 * run(lanes) + lanes + line(lanes), 4 * 4 * tiles + lanes);
     }
 
     // Floats between two positions of the transformed maps. One cache line more than they fill: multiples of 4 KiB

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace posewarp::cpu
 {
@@ -16,6 +17,7 @@ constexpr int kVECTORS = 3; // of tiles at a time
 constexpr int kSIDE = 6;    // of an input tile
 constexpr int64_t kSTEP = 4; // of an output tile
 
+using Integers = int32_t __attribute__((vector_size(POSEWARP_LANES * 4)));
 using Vector = float __attribute__((vector_size(POSEWARP_LANES * 4)));
 
 inline Vector load(float const* from)
@@ -28,6 +30,52 @@ inline Vector load(float const* from)
 inline void store(float* to, Vector values)
 {
     std::memcpy(to, &values, sizeof(values));
+}
+
+// Lane i of the result is lane pick(i) of a and b, counted through.
+template <typename Pick, size_t... kINDEX>
+inline Vector shuffle(Vector a, Vector b, Pick pick, std::index_sequence<kINDEX...>)
+{
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, pick(kINDEX)...);
+#else
+    return __builtin_shuffle(a, b, Integers{pick(kINDEX)...});
+#endif
+}
+
+template <typename Pick>
+inline Vector shuffle(Vector a, Vector b, Pick pick)
+{
+    return shuffle(a, b, pick, std::make_index_sequence<POSEWARP_LANES>());
+}
+
+// Pixels of a row to every fourth one, and back.
+inline void deinterleave(float const* row, Vector (&out)[kSTEP])
+{
+    constexpr auto kEVEN = [](size_t i) constexpr { return static_cast<int>(2 * i); };
+    constexpr auto kODD = [](size_t i) constexpr { return static_cast<int>(2 * i + 1); };
+    Vector const a = load(row), b = load(row + kLANES_A_VECTOR), c = load(row + 2 * kLANES_A_VECTOR),
+                 d = load(row + 3 * kLANES_A_VECTOR);
+    Vector const evenFirst = shuffle(a, b, kEVEN), evenLast = shuffle(c, d, kEVEN);
+    Vector const oddFirst = shuffle(a, b, kODD), oddLast = shuffle(c, d, kODD);
+    out[0] = shuffle(evenFirst, evenLast, kEVEN);
+    out[1] = shuffle(oddFirst, oddLast, kEVEN);
+    out[2] = shuffle(evenFirst, evenLast, kODD);
+    out[3] = shuffle(oddFirst, oddLast, kODD);
+}
+
+inline void interleave(Vector const (&x)[kSTEP], float* row)
+{
+    constexpr auto kLOW = [](size_t i) constexpr { return static_cast<int>(i / 2 + i % 2 * POSEWARP_LANES); };
+    constexpr auto kHIGH = [](size_t i) constexpr {
+        return static_cast<int>(i / 2 + i % 2 * POSEWARP_LANES + POSEWARP_LANES / 2);
+    };
+    Vector const evenLow = shuffle(x[0], x[2], kLOW), evenHigh = shuffle(x[0], x[2], kHIGH);
+    Vector const oddLow = shuffle(x[1], x[3], kLOW), oddHigh = shuffle(x[1], x[3], kHIGH);
+    store(row, shuffle(evenLow, oddLow, kLOW));
+    store(row + kLANES_A_VECTOR, shuffle(evenLow, oddLow, kHIGH));
+    store(row + 2 * kLANES_A_VECTOR, shuffle(evenHigh, oddHigh, kLOW));
+    store(row + 3 * kLANES_A_VECTOR, shuffle(evenHigh, oddHigh, kHIGH));
 }
 
 // B^T x
@@ -74,7 +122,9 @@ void transformInput(float const* plane, ConvSizes const& sizes, Chunk const& chu
     // The pixels of the chunk and those around it, sorted by their place in a tile of the output: the pixel in column x
     // and row y of every tile lies in one run, in the order of the tiles. A tile's rows 4 and 5 are the next tile row's
     // 0 and 1; its columns 4 and 5 are kept once more, for in a row's last tile they are no other tile's.
-    int64_t const columns = chunk.columns, run = (chunk.rows + 1) * columns;
+    int64_t const columns = chunk.columns, run = chunk.run(kLANES_A_VECTOR);
+    float* const line = scratch + kSTEP * kSIDE * run + kLANES_A_VECTOR; // a row with zeros before and after
+    std::fill_n(line, chunk.line(kLANES_A_VECTOR), 0.0F);
     for (int64_t y = 0; y < chunk.rows * kSTEP + 2; ++y)
     {
         float* const sorted = scratch + y % kSTEP * kSIDE * run + y / kSTEP * columns;
@@ -87,26 +137,16 @@ void transformInput(float const* plane, ConvSizes const& sizes, Chunk const& chu
             }
             continue;
         }
-        float const* const row = plane + from * sizes.width - 1;
-        auto const pixel = [&](int64_t x) { return x < 1 || x > sizes.width ? 0.0F : row[x]; };
-        // The last two tiles may reach beyond the row.
-        int64_t const inner = std::max<int64_t>(1, columns - 2);
-        for (int x = 0; x < kSIDE; ++x)
+        std::memcpy(line + 1, plane + from * sizes.width, static_cast<size_t>(sizes.width) * sizeof(float));
+        // What is stored beyond the last column is overwritten by the next row of tiles, or lies between two runs.
+        for (int64_t tile = 0; tile < columns; tile += kLANES_A_VECTOR)
         {
-            sorted[x * run] = pixel(x);
-        }
-        for (int64_t tile = 1; tile < inner; ++tile)
-        {
+            Vector pixels[kSTEP], next[kSTEP];
+            deinterleave(line + tile * kSTEP, pixels);
+            deinterleave(line + (tile + 1) * kSTEP, next);
             for (int x = 0; x < kSIDE; ++x)
             {
-                sorted[x * run + tile] = row[tile * kSTEP + x];
-            }
-        }
-        for (int64_t tile = inner; tile < columns; ++tile)
-        {
-            for (int x = 0; x < kSIDE; ++x)
-            {
-                sorted[x * run + tile] = pixel(tile * kSTEP + x);
+                store(sorted + x * run + tile, x < kSTEP ? pixels[x] : next[x - kSTEP]);
             }
         }
     }
@@ -224,21 +264,26 @@ void transformOutput(float const* products, ConvSizes const& sizes, Chunk const&
             }
         }
     }
-    int64_t const whole = sizes.width / kSTEP, top = chunk.firstRow * kSTEP;
+    int64_t const top = chunk.firstRow * kSTEP;
     for (int64_t y = 0; y < std::min(chunk.rows * kSTEP, sizes.height - top); ++y)
     {
         float const* const sorted = scratch + y % kSTEP * kSTEP * chunk.tiles + y / kSTEP * chunk.columns;
         float* const row = plane + (top + y) * sizes.width;
-        for (int64_t tile = 0; tile < whole; ++tile)
+        for (int64_t x = 0; x < sizes.width; x += kSTEP * kLANES_A_VECTOR)
         {
-            for (int x = 0; x < kSTEP; ++x)
+            Vector pixels[kSTEP];
+            for (int i = 0; i < kSTEP; ++i)
             {
-                row[tile * kSTEP + x] = sorted[x * chunk.tiles + tile];
+                pixels[i] = load(sorted + i * chunk.tiles + x / kSTEP);
             }
-        }
-        for (int64_t x = 0; x < sizes.width % kSTEP; ++x)
-        {
-            row[whole * kSTEP + x] = sorted[x * chunk.tiles + whole];
+            float last[kSTEP * kLANES_A_VECTOR];
+            int64_t const left = std::min(kSTEP * kLANES_A_VECTOR, sizes.width - x);
+            bool const whole = left == kSTEP * kLANES_A_VECTOR;
+            interleave(pixels, whole ? row + x : last);
+            if (!whole)
+            {
+                std::memcpy(row + x, last, static_cast<size_t>(left) * sizeof(float));
+            }
         }
     }
 }
