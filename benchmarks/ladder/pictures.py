@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from posewarp.export.ladder.measures import distance
+from posewarp.export.ladder.measures import distance, p999
 from posewarp.runtime.contract import Contract
 
 _CHANNELS = (1, 3)
@@ -54,8 +54,9 @@ def difference_picture(
     largest = float(apart[worst].max())
     amplified, said = 1.0, "equal"
     if 0 < largest < math.inf:
-        amplified = 2.0 ** math.floor(math.log2(255 / largest))
-        said = f"difference x {amplified:,g}, its largest value {largest:.2g} of 255"
+        # By the 99.9th percentile: beside a single far value all else would be black.
+        amplified = 2.0 ** math.floor(math.log2(255 / (p999(apart[worst]) or largest)))
+        said = f"difference x {amplified:,.0f}, its largest value {largest:.2g} of 255"
     elif largest:
         said = "NaN or infinite where white"
     parts = (second[worst], first[worst], np.repeat(apart[worst, ..., None] * amplified, 3, axis=2))

@@ -17,7 +17,7 @@ from posewarp.export.ladder.drift import WarpDrift
 from posewarp.runtime.sidecar import NOT_EXECUTED
 
 # That the table takes on the screen; narrower, its numbers would be cut off.
-WIDTH = 150
+WIDTH = 160
 COLUMNS = (
     "network",
     "rung",
@@ -28,9 +28,9 @@ COLUMNS = (
     "max",
     "of limit",
     "PSNR dB",
-    "same flow px",
-    "own flow px",
-    "to float64",
+    "same\nflow px",
+    "own\nflow px",
+    "to\nfloat64",
     "",
 )
 NOTES = (
@@ -39,7 +39,7 @@ NOTES = (
     "same flow, own flow: how far the worst warp's positions moved, in pixels of what it samples, where both graphs "
     "are fed the same flow (max) and where each makes its own (p99.9 inside the frame); at one batch of each size",
     "to float64: mean error over PyTorch's own in FP32, both against the same network in float64; of FP32 in ONNX "
-    "Runtime it may be 2, of MNN and 16 bits more is expected",
+    "Runtime it may be 2, of Winograd's filtering and 16 bits more is expected",
     "FP16 and BF16 are emulated on the CPU: a model of an engine, not a bound (docs/parity.md)",
     f"{NOT_EXECUTED}: this machine cannot run it, so nothing is known of it; it is not counted as passed",
 )
@@ -106,9 +106,8 @@ def print_report(run: Run, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
     table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for place, name in enumerate(COLUMNS):
-        table.add_column(
-            name, no_wrap=True, justify="left" if place in (0, 1, 2, len(COLUMNS) - 1) else "right"
-        )
+        is_text = place in (0, 1, 2, len(COLUMNS) - 1)
+        table.add_column(name, no_wrap=place != 1, justify="left" if is_text else "right", overflow="fold")
     before: list[str] = [""] * 3
     for row in run.rows:
         filled = cells(row)

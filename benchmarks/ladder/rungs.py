@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto
 
 from posewarp.benchmarks.harness.contenders import cuda_missing
-from posewarp.benchmarks.harness.networks import Network
+from posewarp.benchmarks.harness.networks import Derived, Network
 from posewarp.export.capture.difference import FLOAT64_RATIO
 from posewarp.export.engines.profiles import Shapes, format_shapes
 from posewarp.export.graphs.graph import load_model, save_model
@@ -118,7 +118,9 @@ def _in_fp32(files: _Files) -> Iterator[Rung]:
     if find_warps(files.model):
         for spelling in SPELLINGS[1:]:
             yield Rung(f"ONNX Runtime, {spelling}", "fp32", partial(_onnx, files, spelling, ()), *limits)
-        yield Rung("ONNX Runtime + operator, portable", "fp32", partial(_with_operator, files), *limits)
+        yield Rung("ONNX Runtime + operator", "fp32", partial(_with_operator, files), *limits)
+    winograd = partial(_winograd, files)
+    yield Rung("ONNX Runtime + operator, Winograd", "fp32", winograd, TOLERANCES["winograd"])
     yield Rung("MNN", "fp32", partial(_mnn, files.network), TOLERANCES["winograd"])
 
 
@@ -151,36 +153,59 @@ def _engines(files: _Files, runs: Sequence[Arrays]) -> Iterator[Rung]:
 def _onnx(files: _Files, spelling: str, plugins: Sequence[Place]) -> Iterator[Opened]:
     """An FP32 file. Drift is from the portable graph; of that graph itself the flow's, from PyTorch."""
     model, path = files.spelled(spelling)
-    flow = files.network.contract.settings.get("flow")
-
-    def drift(feeds: Arrays, expected: Arrays) -> list[WarpDrift]:
-        if spelling != "portable":
-            return coordinate_drift(files.spelled("portable")[0], model, feeds)
-        if flow not in expected:
-            return []
-        with Session.open(path, plugins=plugins, extra_outputs=(flow,)) as session:
-            moved = distance(session.run(feeds)[flow], expected[flow])
-        note = "the flow itself; PyTorch tells no grids"
-        return [WarpDrift(flow, None, None, p999(moved), float(moved.max()), note)]
-
     with Session.open(path, plugins=plugins) as session:
-        yield Opened(session.run, drift)
+        if spelling == "portable":
+            yield Opened(session.run, partial(_flow_drift, files, path, plugins))
+        else:
+            yield Opened(session.run, partial(_drift, files, model))
 
 
 @contextmanager
 def _with_operator(files: _Files) -> Iterator[Opened]:
-    library = plugin_library.find("cpu")
-    if library is None:
-        raise NotExecuted("operator", "the plugin library is not built; run `make plugins`")
-    with _onnx(files, "portable", (library,)) as opened:
+    with _onnx(files, "portable", (_library(),)) as opened:
         yield opened
 
 
 @contextmanager
+def _winograd(files: _Files) -> Iterator[Opened]:
+    path, plugins = _made(files.network.cpu), (_library(),)
+    with Session.open(path, plugins=plugins) as session:
+        yield Opened(session.run, partial(_flow_drift, files, path, plugins))
+
+
+def _library() -> Path:
+    library = plugin_library.find("cpu")
+    if library is None:
+        raise NotExecuted("operator", "the plugin library is not built; run `make plugins`")
+    return library
+
+
+def _made(derived: Derived) -> Path:
+    if derived.path is None:
+        raise NotExecuted("file", derived.missing)
+    return derived.path
+
+
+def _drift(files: _Files, model: ModelProto, feeds: Arrays, expected: Arrays) -> list[WarpDrift]:
+    return coordinate_drift(files.spelled("portable")[0], model, feeds)
+
+
+def _flow_drift(
+    files: _Files, path: Path, plugins: Sequence[Place], feeds: Arrays, expected: Arrays
+) -> list[WarpDrift]:
+    """Of the flow from PyTorch's, where the contract names it and PyTorch gave it."""
+    flow = files.network.contract.settings.get("flow")
+    if flow not in expected:
+        return []
+    with Session.open(path, plugins=plugins, extra_outputs=(flow,)) as session:
+        moved = distance(session.run(feeds)[flow], expected[flow])
+    note = "the flow itself; PyTorch tells no grids"
+    return [WarpDrift(flow, None, None, p999(moved), float(moved.max()), note)]
+
+
+@contextmanager
 def _mnn(network: Network) -> Iterator[Opened]:
-    if network.mnn is None:
-        raise NotExecuted("MNN", network.no_mnn)
-    with _file(network.mnn, network.contract) as opened:
+    with _file(_made(network.mnn), network.contract) as opened:
         yield opened
 
 
@@ -194,9 +219,7 @@ def _file(path: Path, contract: Contract) -> Iterator[Opened]:
 @contextmanager
 def _emulated(files: _Files, path: Path) -> Iterator[Opened]:
     with open_rung(str(path)) as rung:
-        yield Opened(
-            rung.run, lambda feeds, _: coordinate_drift(files.spelled("portable")[0], rung.model, feeds)
-        )
+        yield Opened(rung.run, partial(_drift, files, rung.model))
 
 
 @contextmanager
