@@ -21,9 +21,9 @@ from posewarp.models.data.annotations import (
     suspicious_rows,
 )
 from posewarp.models.data.faults import KINDS, Fault
-from posewarp.models.data.framing import Size, same_aspect
-from posewarp.models.data.layouts import LAYOUTS, SPLITS, SplitFiles, find_files, find_layout, identity
-from posewarp.models.data.masks import Masks, read_labels
+from posewarp.models.data.framing import Size
+from posewarp.models.data.layouts import SPLITS, SplitFiles, find_files, find_layout, identity, map_frames
+from posewarp.models.data.masks import Masks, is_frame, read_labels
 from posewarp.models.data.pairs import read_pairs, unresolved
 from posewarp.runtime.errors import DataError
 from posewarp.runtime.keypoints import is_missing, visible
@@ -121,9 +121,9 @@ def _check_split(
         frame = keypoint_frame or files.keypoint_frame(sizes.most_common(1)[0][0])
         report.faults += _check_keypoints(files, poses, named, frame, explicit=keypoint_frame is not None)
     if maps is not None:
-        allowed = {LAYOUTS[files.layout].size, (256, 256), *sizes}
+        frames = set().union(*(map_frames(files.layout, size) for size in sizes))
         targets = sorted({target for _, target in pairs})
-        report.faults += _check_masks(files, maps, targets, allowed, progress)
+        report.faults += _check_masks(files, maps, targets, frames, progress)
     report.counts[files.split] = {
         "pairs": len(pairs),
         "annotations": len(poses.names) if isinstance(poses, Annotations) else sum(n in poses for n in named),
@@ -260,7 +260,7 @@ def _check_masks(
     frames: set[Size],
     progress: Callable[[str, int, int], None],
 ) -> list[Fault]:
-    """Faults of the maps; their sizes have to be those of ``frames``, at any resolution."""
+    """Faults of the maps; none of them is of another frame than ``frames``, if any is known."""
 
     def look_at(name: str) -> list[Fault]:
         path = maps.path(name)
@@ -272,7 +272,7 @@ def _check_masks(
             return [Fault("unreadable_mask", str(path), str(exc))]
         faults = []
         size = labels.shape
-        if not any(same_aspect(size, frame) for frame in frames):
+        if frames and not is_frame(labels, frames):
             faults.append(Fault("mask_size", str(path), f"it is {size[0]}x{size[1]} (height x width)"))
         unknown = maps.unknown(labels)
         if unknown:

@@ -104,6 +104,11 @@ class SplitFiles:
         return (256, 176) if cropped or picture == HIGH_RESOLUTION else picture
 
 
+def map_frames(layout: str, picture: Size) -> set[Size]:
+    """The frames that parsing maps may have, at any resolution: the layout's, the 256-wide one, the pictures'."""
+    return {LAYOUTS[layout].size, (256, 256), picture}
+
+
 def find_layout(root: Path) -> str:
     """The name of a tree's layout, by its files.
 

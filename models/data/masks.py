@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from posewarp.models.data.framing import Size, frame_labels
+from posewarp.models.data.framing import Size, frame_labels, same_aspect
 from posewarp.runtime.errors import DataError
 
 
@@ -93,15 +93,18 @@ class Masks:
         found = self._paths.get(_key(name))
         return None if found is None else Path(found)
 
-    def garment(self, name: str, size: Size) -> np.ndarray:
-        """The garment mask of a picture, bool ``size``.
+    def garment(self, name: str, size: Size, frames: Iterable[Size]) -> np.ndarray:
+        """The garment mask of a picture, bool ``size``, from a map of one of ``frames`` at any resolution.
 
-        Raises: DataError if the map is missing, cannot be read or has unknown labels.
+        Raises: DataError if the map is missing, cannot be read, is of another frame or has unknown labels.
         """
         path = self.path(name)
         if path is None:
             raise DataError(f"{self.folder} has no parsing map of {name}")
         labels = read_labels(path)
+        if not is_frame(labels, frames):
+            height, width = labels.shape
+            raise DataError(f"{path} is {height}x{width} (height x width), another frame than its picture's")
         unknown = self.unknown(labels)
         if unknown:
             raise DataError(
@@ -118,6 +121,11 @@ class Masks:
         table = np.zeros(256, bool)
         table[list(self.parsing.garments)] = True
         return table[labels]
+
+
+def is_frame(labels: np.ndarray, frames: Iterable[Size]) -> bool:
+    """Whether a map (H, W) has one of these frames, at any resolution."""
+    return any(same_aspect(labels.shape, frame) for frame in frames)
 
 
 def read_labels(path: Path) -> np.ndarray:

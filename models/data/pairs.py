@@ -12,7 +12,7 @@ import numpy as np
 from posewarp.models.data.annotations import Annotations, PoseFolder, frame_fault, read_lines, read_poses
 from posewarp.models.data.faults import Fault, refuse
 from posewarp.models.data.framing import Size, frame_image, frame_keypoints
-from posewarp.models.data.layouts import LAYOUTS, SplitFiles, find_files
+from posewarp.models.data.layouts import LAYOUTS, SplitFiles, find_files, map_frames
 from posewarp.models.data.masks import Masks
 from posewarp.models.data.pair import Pair
 from posewarp.runtime.errors import DataError, PosewarpWarning
@@ -92,7 +92,8 @@ class PairDataset(Sequence[Pair]):
     def _read_mask(self, name: str) -> np.ndarray:
         if self.masks is None:
             return _read_only(np.ones(self.size, bool))
-        return _read_only(self.masks.garment(name, self.size))
+        frames = map_frames(self.files.layout, self.picture_size)
+        return _read_only(self.masks.garment(name, self.size, frames))
 
     def _keypoints(self, name: str) -> np.ndarray:
         return frame_keypoints(self.poses[name], self.keypoint_frame, self.size)

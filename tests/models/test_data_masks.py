@@ -41,7 +41,7 @@ def test_the_map_of_a_picture_is_found(tmp_path, where, name):
     save(tmp_path / "WOMEN/Dresses/id_00000009/01_1_front.npy", [[0, 0], [0, 0]])
     masks = Masks(tmp_path, "adgan8")
     assert masks.path(name) == tmp_path / where
-    np.testing.assert_array_equal(masks.garment(name, (2, 2)), [[True, False], [False, True]])
+    np.testing.assert_array_equal(masks.garment(name, (2, 2), [(2, 2)]), [[True, False], [False, True]])
 
 
 def test_men_are_not_women(tmp_path):
@@ -72,8 +72,8 @@ def test_garment_labels(tmp_path, parsing, garments):
 def test_a_label_that_the_parsing_does_not_know_is_refused(tmp_path):
     save(tmp_path / "a.png", [[3, 12]])
     with pytest.raises(DataError, match=r"a.png has the labels \[12\]"):
-        Masks(tmp_path, "adgan8").garment("a.jpg", (1, 2))
-    assert Masks(tmp_path, "cihp20").garment("a.jpg", (1, 2)).tolist() == [[False, True]]
+        Masks(tmp_path, "adgan8").garment("a.jpg", (1, 2), [(1, 2)])
+    assert Masks(tmp_path, "cihp20").garment("a.jpg", (1, 2), [(1, 2)]).tolist() == [[False, True]]
 
 
 def test_two_maps_of_one_picture_are_refused(tmp_path):
@@ -83,9 +83,17 @@ def test_two_maps_of_one_picture_are_refused(tmp_path):
         Masks(tmp_path)
 
 
+def test_a_map_of_another_frame_is_refused(tmp_path):
+    save(tmp_path / "a.png", np.ones((20, 30)))
+    masks = Masks(tmp_path)
+    assert masks.garment("a.jpg", (2, 3), [(2, 3)]).all()
+    with pytest.raises(DataError, match=r"a\.png is 20x30 \(height x width\), another frame"):
+        masks.garment("a.jpg", (2, 3), [(3, 2), (256, 256)])
+
+
 def test_a_missing_map_is_named(tmp_path):
     with pytest.raises(DataError, match=r"has no parsing map of a\.jpg"):
-        Masks(tmp_path).garment("a.jpg", (2, 2))
+        Masks(tmp_path).garment("a.jpg", (2, 2), [(2, 2)])
 
 
 def write_pickle(path):

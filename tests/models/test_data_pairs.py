@@ -12,6 +12,7 @@ from PIL import Image
 
 from posewarp.models.data import pairs as module
 from posewarp.models.data.annotations import read_annotations
+from posewarp.models.data.check import check
 from posewarp.models.data.framing import frame_keypoints
 from posewarp.models.data.pairs import open_dataset
 from posewarp.models.data.synthetic import SyntheticPeople
@@ -132,7 +133,8 @@ def test_keypoints_of_the_other_frame_are_refused_until_they_are_declared(fashio
     np.testing.assert_array_equal(pair.source_keypoints, open_dataset(fashion, "train")[0].source_keypoints)
 
 
-def test_nteds_lists_and_pose_files(fashion, tmp_path):
+@pytest.fixture
+def nted(fashion, tmp_path):
     """Target first, several sources a line, pose files of the 256-wide frame, folders as published."""
     expected = open_dataset(fashion, "train")
     lines = []
@@ -155,13 +157,31 @@ def test_nteds_lists_and_pose_files(fashion, tmp_path):
         lines.append(paths)
     joined = [[*lines[0], lines[2][1]], *lines[1:]]
     (tmp_path / "train_pairs.txt").write_text("\n".join(map(",".join, joined)))
-    dataset = open_dataset(tmp_path, "train")
+    return tmp_path, lines
+
+
+def test_nteds_lists_and_pose_files(fashion, nted):
+    root, lines = nted
+    dataset, expected = open_dataset(root, "train"), open_dataset(fashion, "train")
     assert dataset.names[:2] == [tuple(lines[0][::-1]), (lines[2][1], lines[0][0])]
     assert len(dataset) == 17
     for index, wanted in ((0, 0), (5, 4)):
         for name in ("source_keypoints", "target_keypoints"):
             np.testing.assert_array_equal(getattr(dataset[index], name), getattr(expected[wanted], name))
         assert np.abs(dataset[index].target_image.astype(float) - expected[wanted].target_image).mean() < 3
+
+
+def test_nteds_faults_are_found(nted):
+    root, lines = nted
+    assert set(check(root, ["train"]).by_kind()) == {"mixed_identities"}  # the line with two sources
+    first, second = (root / name.replace("img/", "pose/").replace(".jpg", ".txt") for name in lines[0])
+    first.unlink()
+    second.write_text("1 2\n")
+    found = check(root, ["train"]).by_kind()
+    assert set(found) == {"mixed_identities", "unannotated", "bad_row"}
+    assert found["bad_row"][0].file == str(second)
+    with pytest.raises(DataError, match=r"line 1: img/WOMEN/.* has no keypoints"):
+        open_dataset(root, "train")
 
 
 @pytest.mark.parametrize("masks", MAPS)
