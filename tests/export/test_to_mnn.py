@@ -126,6 +126,18 @@ def test_only_what_has_changed_is_built_again(warp_file):
 
 
 @pytest.mark.slow
+def test_what_winograd_costs_first_order_motion_depends_on_what_it_is_given(foreign, tmp_path):
+    """It divides by a determinant: of noise the small differences are all there is, of pictures they are not."""
+    network = foreign("first_order")
+    output = tmp_path / "model.mnn"
+    with pytest.raises(ParityError, match=r"model\.mnn: prediction at batch 1: .*it was not written"):
+        to_mnn(network.path, output, data="random")
+    assert not list(tmp_path.iterdir())
+    report = to_mnn(network.path, output, data=network.npz)
+    assert 5e-5 < max(entry["max_abs"] for entry in report.sidecar.parity[0]["outputs"]) < 1e-3
+
+
+@pytest.mark.slow
 def test_the_generator_in_contract_image_gives_the_same_picture(exported):
     path = exported("image").path
     report = to_mnn(path)
