@@ -110,11 +110,11 @@ run() {
     local left=$((BUDGET_S - SECONDS))
     export STEP=$WORK/steps/$name
     mkdir "$STEP"
-    [ "$limit" -le "$left" ] || limit=$left
     if [ "$left" -le 0 ]; then
         code=skipped
         echo "the $BUDGET_S s of all steps were used up" >"$STEP/log"
     else
+        [ "$limit" -le "$left" ] || limit=$left
         # In the background, so that a signal is heard meanwhile.
         timeout --kill-after=5 "$limit" bash -euo pipefail -c "$command" >"$STEP/log" 2>&1 </dev/null &
         step_pid=$!
@@ -126,10 +126,14 @@ run() {
     case $code in
         0) echo "$name: passed, $((SECONDS - start)) s" ;;
         77) echo "$name: $(tail -n 1 "$STEP/log")" ;;
+        skipped)
+            failures=$((failures + 1))
+            echo "$name: NOT RUN, $(cat "$STEP/log")"
+            ;;
         *)
             failures=$((failures + 1))
             echo "$name: FAILED (exit code $code, $((SECONDS - start)) of $limit s); it last said:"
-            tail -n 5 "$STEP/log" | sed 's/^/    /'
+            tail -n 5 "$STEP/log" | awk '{ print "    " $0 }' # which ends the last line, too
             ;;
     esac
 }
@@ -138,4 +142,4 @@ each_step run
 tar -czf "$WORK/logs.tar.gz" -C "$WORK" steps
 mv "$WORK/logs.tar.gz" "$stem.logs.tar.gz"
 echo "written: $stem.json, $stem.logs.tar.gz; the README's table: python benchmarks/gpu_table.py"
-[ "$failures" -eq 0 ] || die 1 "$failures steps failed"
+[ "$failures" -eq 0 ] || die 1 "$failures steps failed or were not run"

@@ -92,7 +92,7 @@ def test_a_failing_step_and_one_over_its_limit_do_not_stop_the_others(run, resul
         'good | 5 | echo a | cat; echo \'{"us": 1.5}\' > "$STEP/figures.json"',
     )
     assert done.returncode == 1
-    assert "gpu.sh: 2 steps failed" in done.stderr
+    assert "gpu.sh: 2 steps failed or were not run" in done.stderr
     found = result()
     steps = steps_of(found)
     assert {name: (step["state"], step["reason"]) for name, step in steps.items()} == {
@@ -123,6 +123,7 @@ def test_a_step_for_which_no_time_is_left_is_not_run(run, result):
         "not run",
         "the 2 s of all steps were used up",
     )
+    assert steps["late"]["limit_s"] == 5
 
 
 def test_the_result_is_there_after_each_step(run, result, tmp_path):
@@ -146,8 +147,10 @@ def test_a_run_that_is_ended_ends_its_step_and_keeps_what_it_had(run, result, tm
 
     killer = threading.Thread(target=end, daemon=True)
     killer.start()
+    started = time.monotonic()
     done = run("one | 5 | true", f"long | 60 | echo $$ > {mark}; sleep 50")
     assert done.returncode == 143
+    assert time.monotonic() - started < 30  # not at the step's own end
     assert list(steps_of(result())) == ["one"]
     assert not Path(f"/proc/{mark.read_text().strip()}").exists()
     assert not list(tmp_path.glob("tmp.*"))
