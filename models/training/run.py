@@ -6,7 +6,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,16 +21,14 @@ from posewarp.models.training.batches import Batch, ResumableSampler, SharedBatc
 from posewarp.models.training.config import TrainingConfig
 from posewarp.models.training.log import Log, Meter
 from posewarp.models.training.processes import Processes, join
-from posewarp.models.training.samples import validate
+from posewarp.models.training.samples import Samples
 from posewarp.models.training.trainer import Trainer
 from posewarp.models.vgg import Vgg19Features, load_vgg19
 from posewarp.runtime.errors import CheckpointError, DataError, PosewarpError
 from posewarp.runtime.files import atomic_write
-from posewarp.runtime.image import write_image
 
 RESUME_FILE = "last.pt"
 CHECKPOINT_FILE = "generator.safetensors"
-VALIDATION_BATCH = 8
 # Fewer pairs than this in a process make batch norm's statistics noisy.
 SMALL_SHARE = 8
 DATA_WAIT_LIMIT = 0.1
@@ -88,25 +87,18 @@ def train(
         _resume(trainer, output / RESUME_FILE)
     elif init_from is not None:
         trainer.start_from(checkpoint.load(init_from).generator)
-    if processes.is_main:
-        _tell_settings(vgg, config, share)
-        log = Log(output, trainer.done, tensorboard)
-        validation = [
-            Batch.from_pairs(pairs, generator_config, processes.device) for pairs in _pieces(held_out)
-        ]
-
-    def save_samples(name: str) -> dict[str, float]:
-        figures, grid = validate(trainer.ema, validation)
-        write_image(output / "samples" / f"{name}.png", grid)
-        log.show(trainer.done, grid)
-        return figures
-
     indices = ResumableSampler(len(training_set), config.seed, start=trainer.done * config.batch_size)
     batches = SharedBatches(indices, config.batch_size, processes.index, processes.count)
     loader, meter = load_batches(training_set, batches, workers), Meter(config.batch_size)
     last = config.steps if stop_after is None else min(stop_after, config.steps)
-    waits_told = False
-    with _progress(processes) as progress:
+    result = output / CHECKPOINT_FILE if last == config.steps else None
+
+    with _locked(output, processes), _progress(processes) as progress:
+        if processes.is_main:
+            _tell_settings(vgg, config, share)
+            log = Log(output, trainer.done, tensorboard)
+            samples = Samples(output / "samples", held_out, generator_config, processes.device)
+        waits_told = False
         bar = progress.add_task("training", total=config.steps, completed=trainer.done, note="")
         for pairs in meter.watch(loader) if trainer.done < last else ():
             losses = trainer.step(Batch.from_pairs(pairs, generator_config, processes.device))
@@ -120,19 +112,47 @@ def train(
                         waits_told = True
                         _tell_waiting(entry["data_wait"], workers)
             if processes.is_main and (trainer.done % save_every == 0 or trainer.done == last):
-                log.write(trainer.done, save_samples(f"{trainer.done:06d}"))
+                figures, grid = samples.draw(trainer.ema, f"{trainer.done:06d}")
+                log.write(trainer.done, figures)
+                log.show(trainer.done, grid)
                 with atomic_write(output / RESUME_FILE) as temporary:
                     torch.save(trainer.state_dict(), temporary)
             if trainer.done == last:
                 break
-    result = output / CHECKPOINT_FILE if trainer.done == config.steps else None
-    if processes.is_main:
-        if result:
-            strings = {"figures": json.dumps(save_samples("final")), **(metadata or {})}
-            _save(result, trainer, vgg, strings)
-        log.close()
-    processes.wait()
+        if processes.is_main:
+            log.close()
+            if result:
+                figures, _ = samples.draw(trainer.ema, "final")
+                _save(result, trainer, vgg, {"figures": json.dumps(figures), **(metadata or {})})
+        processes.wait()
     return result
+
+
+@contextmanager
+def _locked(output: Path, processes: Processes) -> Iterator[None]:
+    """Two runs in one folder would write over each other: processes outlive a torchrun that was killed.
+
+    Raises: DataError if another run is at work there.
+    """
+    if not processes.is_main or sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+    except BlockingIOError as exc:
+        os.close(folder)
+        raise DataError(
+            f"another run is at work in {output}; wait for it or end it, or use another folder"
+        ) from exc
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def _load_vgg(config: TrainingConfig, processes: Processes) -> Vgg19Features | None:
@@ -160,13 +180,6 @@ def _resume(trainer: Trainer, path: Path) -> None:
             f"the run had {before} processes and goes on with {now.count}: batch norm sees other shares, so the "
             "losses will differ from those of an unbroken run"
         )
-
-
-def _pieces(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    indices = range(len(pairs))
-    return [
-        [pairs[i] for i in indices[first : first + VALIDATION_BATCH]] for first in indices[::VALIDATION_BATCH]
-    ]
 
 
 def _entry(losses: Mapping[str, Tensor], meter: Meter, processes: Processes, step: int) -> dict[str, float]:

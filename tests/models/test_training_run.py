@@ -248,3 +248,15 @@ def test_a_picture_that_cannot_be_read_is_named_in_one_line(tmp_path, workers):
     config = TrainingConfig(steps=2, batch_size=2)
     with pytest.raises(DataError, match=r"^a\.jpg is damaged; get it anew$"):
         train(tmp_path, TINY, config, Broken(), people("test", 2), workers=workers)
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    config = TrainingConfig(steps=1, batch_size=2)
+
+    class Meanwhile(SyntheticPeople):
+        def __getitem__(self, index):
+            train(tmp_path, TINY, config, people(), people("test", 2), workers=0)
+
+    with pytest.raises(DataError, match=r"another run is at work in .*; wait for it or end it"):
+        train(tmp_path, TINY, config, Meanwhile(TINY.height, TINY.width), people("test", 2), workers=0)
+    assert train(tmp_path, TINY, config, people(), people("test", 2), workers=0).exists()
