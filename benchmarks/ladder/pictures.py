@@ -55,7 +55,7 @@ def difference_picture(
     amplified, said = 1.0, "equal"
     if 0 < largest < math.inf:
         # By the 99.9th percentile: beside a single far value all else would be black.
-        amplified = 2.0 ** math.floor(math.log2(255 / (p999(apart[worst]) or largest)))
+        amplified = 2.0 ** max(0, math.floor(math.log2(255 / (p999(apart[worst]) or largest))))
         said = f"difference x {amplified:,.0f}, its largest value {largest:.2g} of 255"
     elif largest:
         said = "NaN or infinite where white"
