@@ -27,7 +27,6 @@ from posewarp.benchmarks.scoring.generators import (
     Opened,
     copy_source,
     of_folder,
-    of_network,
     open_generator,
 )
 from posewarp.benchmarks.scoring.inception import load_inception
@@ -37,32 +36,12 @@ from posewarp.benchmarks.scoring.published import DATA_SETS, SOURCE
 from posewarp.benchmarks.scoring.published import published as published_rows
 from posewarp.benchmarks.scoring.report import mark_random, network_settings, notes, table, write
 from posewarp.benchmarks.scoring.score import Networks, score
-from posewarp.models.config import GeneratorConfig
-from posewarp.models.data.synthetic import SyntheticPeople
-from posewarp.models.generator import Generator
 from posewarp.runtime import command
 from posewarp.runtime.errors import ContractError, DataError
 from posewarp.runtime.files import check_outputs
 
 BATCH_SIZE = 16
 SYNTHETIC_PAIRS = 256
-
-
-def measure(
-    generator: Generator | None, people: SyntheticPeople, pairs: int, config: GeneratorConfig
-) -> dict[str, float | int | None]:
-    """Score a generator, or copying the source where it is None, by what needs no network's weights.
-
-    Args:
-        generator: in eval mode.
-        people: the pairs.
-        pairs: how many of them, from the first.
-        config: gives the heat maps.
-
-    Returns: as ``scoring.score.score``.
-    """
-    generate = copy_source if generator is None else of_network(generator, config)
-    return score(generate, [people[i] for i in range(pairs)], batch_size=BATCH_SIZE)
 
 
 def quality(
@@ -202,8 +181,8 @@ def quality(
     height, width = material.targets[0].target_image.shape[:2]
     title = f"{len(material.targets)} pairs of {height}x{width}, {material.settings['kind']}"
     console = Console()
-    console.print(table(title, rows, about, beside))
-    for note in notes(networks, beside):
+    console.print(table(title, rows, beside))
+    for note in notes(networks, about, beside):
         console.print(note)
     if json_path is not None:
         settings = {**network_settings(networks), "batch_size": batch_size, "device": device}
@@ -267,7 +246,10 @@ def _one_size(opened: Mapping[str, Opened], resize: Resize | None) -> tuple[int,
 
 
 def _progress(name: str) -> Callable[[Sequence[int]], Iterable[int]]:
-    return lambda starts: track(starts, name, transient=True, console=Console(stderr=True))
+    console = Console(stderr=True)
+    return lambda starts: track(
+        starts, name, transient=True, console=console, disable=not console.is_terminal
+    )
 
 
 app = typer.Typer(add_completion=False)

@@ -13,13 +13,13 @@ import torch
 from posewarp.benchmarks.scoring.folders import Name, Pictures, Resize, generated_path, generated_picture
 from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig
-from posewarp.models.data.synthetic import Pair
+from posewarp.models.data.pair import Pair
 from posewarp.models.generator import Generator
-from posewarp.models.training.batches import Batch
+from posewarp.models.heatmaps import to_heatmaps
 from posewarp.runtime.errors import BackendError, DataError
 from posewarp.runtime.files import sha256
 from posewarp.runtime.fit import Fit
-from posewarp.runtime.image import from_tensor
+from posewarp.runtime.image import from_tensor, to_tensor
 from posewarp.runtime.pipeline import Fitted, PoseTransfer
 from posewarp.runtime.session import Session
 
@@ -80,8 +80,15 @@ def of_network(generator: Generator, config: GeneratorConfig, device: str = "cpu
 
     @torch.no_grad()
     def generate(pairs: Sequence[Pair]) -> list[np.ndarray]:
-        batch = Batch.from_pairs(pairs, config, device)
-        output = generator(batch.source, batch.source_heatmaps, batch.target_heatmaps)
+        image = torch.from_numpy(to_tensor(np.stack([pair.source_image for pair in pairs])))
+        height, width = image.shape[-2:]
+        maps = [
+            to_heatmaps(
+                torch.tensor(np.stack(each)), height, width, config.heatmap_sigma_px, config.heatmap_kind
+            )
+            for each in zip(*((pair.source_keypoints, pair.target_keypoints) for pair in pairs), strict=True)
+        ]
+        output = generator(*(each.to(device) for each in (image, *maps)))
         return list(from_tensor(output.float().cpu().numpy()))
 
     return generate

@@ -40,13 +40,8 @@ def mark_random(row: Row, networks: Networks) -> dict[str, float | int | None]:
     return {f"{name}{RANDOM}" if _is_random(name, networks) else name: value for name, value in row.items()}
 
 
-def table(
-    title: str,
-    rows: Mapping[str, Row],
-    about: Mapping[str, Mapping[str, object]],
-    published: Mapping[str, Row],
-) -> Table:
-    """Rows that were measured, what ran each, and below a line published ones, in the columns that are theirs."""
+def table(title: str, rows: Mapping[str, Row], published: Mapping[str, Row]) -> Table:
+    """Rows that were measured, and below a line published ones, in the columns that are theirs."""
     columns = [
         (name, heading, digits)
         for base, (heading, digits) in COLUMNS.items()
@@ -55,8 +50,7 @@ def table(
     ]
     shown = Table("", *(heading for _, heading, _ in columns), title=title)
     for name, row in rows.items():
-        kind = about[name]["kind"] if name in about else ""
-        shown.add_row(f"{name}\n[dim]{kind}" if kind else name, *_cells(row, columns))
+        shown.add_row(name, *_cells(row, columns))
     if published:
         shown.add_section()
     for name, row in published.items():
@@ -64,8 +58,11 @@ def table(
     return shown
 
 
-def notes(networks: Networks, published: Mapping[str, Row]) -> Iterator[str]:
+def notes(
+    networks: Networks, about: Mapping[str, Mapping[str, object]], published: Mapping[str, Row]
+) -> Iterator[str]:
     """What must be said below the table."""
+    yield from (f"{name}: {told['kind']}" for name, told in about.items())
     random = [name for name in ("lpips", "inception_score", "fid") if _is_random(name, networks)]
     if random:
         yield f"{', '.join(random)}: of networks with random weights; they compare within this run alone"
