@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ from posewarp.cli.console import few_warnings, progress_bar
 from posewarp.cli.options import Order, to_frame
 from posewarp.runtime.draw import draw_skeleton
 from posewarp.runtime.errors import DataError, PosewarpWarning
-from posewarp.runtime.files import atomic_folder, check_outputs
+from posewarp.runtime.files import atomic_folder, check_folder, check_outputs
 from posewarp.runtime.image import check_suffix, read_image, write_image
 from posewarp.runtime.keypoint_conversion import Reframe, convert, read_entries
 from posewarp.runtime.keypoint_writers import check_kind, is_folder, place_in, write_keypoints
@@ -75,8 +75,7 @@ def convert_command(
 ) -> None:
     """Keypoints from any format that posewarp reads to another, and from one frame to another."""
     kind = check_kind(output, kind)
-    if not is_folder(output):
-        check_outputs({"--output": output}, [source])
+    _check_paths({"--output": output}, [source])
     frames = Reframe(to_frame(from_size, "--from-size"), to_frame(to_size, "--to-size"), x_offset)
     with few_warnings():
         entries = read_entries(source, name=name, order=order)
@@ -124,7 +123,11 @@ def detect_command(
     if people == "all" and kind != "openpose":
         raise typer.BadParameter(f"--people all: {kind} holds one person of a picture; use --to openpose")
     pictures = _pictures(source)
-    _check_paths(output, overlay, pictures)
+    if overlay is not None and not is_folder(overlay):
+        check_suffix(overlay)
+        if source.is_dir():
+            raise DataError(f"--overlay {overlay} is one picture; for the folder {source} name a folder")
+    _check_paths({"--output": output, "--overlay": overlay}, pictures.values())
     detect = (
         PoseDetector.download(device=device)
         if download
@@ -161,15 +164,14 @@ def _pictures(source: Path) -> dict[str, Path]:
     return {each.relative_to(source).as_posix(): each for each in sorted(paths, key=natural_order)}
 
 
-def _check_paths(output: Path, overlay: Path | None, pictures: dict[str, Path]) -> None:
+def _check_paths(outputs: dict[str, Path | None], inputs: Iterable[Path]) -> None:
     """Fail before the work, if what it gives could not be written."""
-    if overlay is not None and not is_folder(overlay):
-        check_suffix(overlay)
-        if len(pictures) > 1:
-            raise DataError(f"--overlay {overlay} is one picture, there are {len(pictures)}; name a folder")
-    named = {"--output": output, "--overlay": overlay}
-    files = {name: path for name, path in named.items() if path is not None and not is_folder(path)}
-    check_outputs(files, pictures.values())
+    folders = [path for path in outputs.values() if path is not None and is_folder(path)]
+    for folder in folders:
+        check_folder(folder)
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise DataError(f"--output and --overlay are one folder, {folders[0]}; name two")
+    check_outputs({name: path for name, path in outputs.items() if path not in folders}, inputs)
 
 
 @contextmanager

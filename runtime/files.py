@@ -62,6 +62,21 @@ def atomic_folder(path: str | os.PathLike[str], error: type[PosewarpError] = Dat
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_folder(path: str | os.PathLike[str], error: type[PosewarpError] = DataError) -> None:
+    """Fail now if ``atomic_folder`` would fail after the work.
+
+    Raises: ``error`` if no folder can be written there, or it has files in it.
+    """
+    target = Path(os.path.realpath(path))
+    probe = target.with_name(f".posewarp-{secrets.token_hex(6)}")
+    try:
+        _check_free(path, target, error)
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as exc:
+        raise _cannot_write(path, exc, error) from exc
+
+
 def check_writable(path: str | os.PathLike[str], error: type[PosewarpError] = DataError) -> None:
     """Fail now if ``atomic_write`` would fail after the work.
 

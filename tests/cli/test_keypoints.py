@@ -237,3 +237,27 @@ def test_failures_are_one_line_and_leave_nothing(posewarp, pose_model, pictures,
 def test_misuse_of_detect(posewarp, tmp_path, options, message):
     code, _, err = posewarp("keypoints", "detect", "a.png", "-o", tmp_path / "poses", *options)
     assert (code, message in " ".join(err.split())) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (("-o", "out", "--overlay", "out"), "--output and --overlay are one folder, .*out; name two"),
+        (("-o", "photos"), ".*photos has files in it"),
+        (("-o", "no/such"), ".*no/such cannot be written"),
+        (
+            ("-o", "out", "--overlay", "look.png"),
+            "--overlay look.png is one picture; for the folder photos name a",
+        ),
+        (("-o", "out", "--overlay", "look.gif"), "look.gif: cannot write a picture"),
+        (("-o", "out.xml"), "out.xml: cannot write keypoints as .xml"),
+    ],
+)
+def test_outputs_are_checked_before_a_model_is_opened(
+    posewarp, pictures, tmp_path, monkeypatch, outputs, message
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = posewarp("keypoints", "detect", "photos", "--model", "absent.onnx", *outputs)
+    assert code == 1
+    assert re.match(f"DataError: {message}", err)
+    assert left(tmp_path) == {"photos"}

@@ -6,7 +6,14 @@ import os
 import pytest
 
 from posewarp.runtime.errors import DataError, ExportError
-from posewarp.runtime.files import atomic_write, check_outputs, check_writable, sha256
+from posewarp.runtime.files import (
+    atomic_folder,
+    atomic_write,
+    check_folder,
+    check_outputs,
+    check_writable,
+    sha256,
+)
 
 
 def fail_halfway(path, failure):
@@ -119,3 +126,29 @@ def test_sha256_is_of_the_whole_file(tmp_path):
     assert sha256(tmp_path / "m") == hashlib.sha256(data).hexdigest()
     with pytest.raises(DataError, match="gone cannot be read: No such file"):
         sha256(tmp_path / "gone")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "out"
+    with atomic_folder(path) as temporary:
+        (temporary / "a").write_text("new")
+        assert not path.exists()
+    assert (path / "a").read_text() == "new"
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "other") as temporary:
+        fail_halfway(temporary / "a", RuntimeError)
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_is_checked_beforehand_and_nothing_is_left_of_it(tmp_path):
+    (tmp_path / "empty").mkdir()
+    check_folder(tmp_path / "empty")
+    check_folder(tmp_path / "new")
+    assert os.listdir(tmp_path) == ["empty"]
+    (tmp_path / "file").touch()
+    for name, message in [
+        ("file", "is a file"),
+        ("", "has files in it"),
+        ("no/such", "cannot be written: No such"),
+    ]:
+        with pytest.raises(ExportError, match=message):
+            check_folder(tmp_path / name, ExportError)
