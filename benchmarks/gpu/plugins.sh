@@ -3,10 +3,7 @@
 set -euo pipefail
 
 for wheel in "$WHEELS"/kernel_lens-*.whl; do
-    [ -f "$wheel" ] || continue
-    mkdir -p "$WORK/headers"
-    "$MACHINE_PYTHON" -m zipfile -e "$wheel" "$WORK/headers"
-    export TensorRT_ROOT=$WORK/headers
+    [ ! -f "$wheel" ] || "$MACHINE_PYTHON" -m zipfile -e "$wheel" build/headers # where `make plugins` looks for them
 done
 export CUDAARCHS=${COMPUTE_CAPABILITY/./}-real # of this card alone: each further one is compiled for itself
 # Without headers `make` would look for them in the network.
