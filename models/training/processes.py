@@ -92,9 +92,12 @@ def join(device: torch.device | str = "cpu") -> Processes:
 
     Raises: BackendError if there is no such device for it, or accelerate is not installed.
     """
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError as exc:
+        raise BackendError(f"--device {device} is not one that torch knows; use cpu or cuda") from exc
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError(f"device {device} was asked for, but torch sees no GPU here; use cpu")
+        raise BackendError(f"--device {device} was asked for, but torch sees no GPU here; use --device cpu")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(device=device)
     here = int(os.environ.get("LOCAL_RANK", "0"))
@@ -110,7 +113,8 @@ def join(device: torch.device | str = "cpu") -> Processes:
             'several processes need accelerate, which is not installed: pip install "posewarp[train]"'
         ) from exc
     state = PartialState(cpu=device.type == "cpu")
-    return Processes(state.process_index, state.num_processes, state.device)
+    # accelerate numbers the processes' CPUs, torch.load knows only "cpu".
+    return Processes(state.process_index, state.num_processes, state.device if device.type == "cuda" else CPU)
 
 
 def leave() -> None:
