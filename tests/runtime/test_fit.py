@@ -90,6 +90,14 @@ def test_keypoint_stays_on_the_feature_it_marks(source, network):
     )
 
 
+def test_a_joint_on_the_first_pixel_of_a_photo_stays_in_the_frame():
+    fit = Fit.to_size(2560, 1760, 256, 176)
+    first, outside, missing = fit.keypoints(np.array([[0.0, 0.0], [-30.0, 5.0], [-1.0, -1.0]]))
+    np.testing.assert_array_equal(first, [0, 0])
+    assert outside[0] < 0
+    np.testing.assert_array_equal(missing, [-1, -1])
+
+
 def test_shrinking_averages():
     checks = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
     small = Fit.to_size(256, 256, 64, 64).image(checks)
