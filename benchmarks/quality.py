@@ -115,10 +115,17 @@ def quality(
     )
     if data is not None and ground_truth is not None:
         raise DataError("--data and --ground-truth both say what is true; give one")
+    for option, given, place, there in (
+        ("--list", pair_list, "--ground-truth", ground_truth),
+        ("--layout", layout, "--data", data),
+        ("--masks", masks, "--data or --ground-truth", data or ground_truth),
+    ):
+        if given is not None and there is None:
+            raise DataError(f"{option} belongs to {place}, which is not given")
     resize = None if size is None else Resize(*_size(size), resize_filter)
     folders = {name: Pictures(path) for name, path in named.items() if path.is_dir()}
     if random_weights is not None and "random" not in (lpips_weights, inception_weights):
-        lpips_weights = inception_weights = "random"
+        lpips_weights, inception_weights = lpips_weights or "random", inception_weights or "random"
     lpips = None if lpips_weights is None else load_lpips(_weights(lpips_weights, random_weights))
     inception = (
         None if inception_weights is None else load_inception(_weights(inception_weights, random_weights))
@@ -136,7 +143,9 @@ def quality(
                 raise DataError(
                     f"{next(iter(opened))} needs source pictures and keypoints; give --data instead"
                 )
-            material = sources.truth_folder(ground_truth, list(folders.values()), pair_list, masks, resize)
+            material = sources.truth_folder(
+                ground_truth, list(folders.values()), pair_list, masks, resize, pairs
+            )
         elif data is not None:
             material = sources.data_tree(data, layout, _one_size(opened, resize), masks, parsing, pairs)
         elif folders:
@@ -155,6 +164,15 @@ def quality(
                 batch_size, _progress("reference pictures"),
             )  # fmt: skip
             networks = replace(networks, reference=reference)
+        height, width = material.targets[0].target_image.shape[:2]
+        if (
+            networks.reference
+            and networks.reference.about.get("size", f"{height}x{width}") != f"{height}x{width}"
+        ):
+            raise DataError(
+                f"FID's reference pictures are {networks.reference.about['size']}, those to be scored "
+                f"{height}x{width}; scale them alike, by --size"
+            )
 
         data_set = material.data_set if published == "auto" else published
         generators: dict[str, Generate] = {} if ground_truth else {"copy the source": copy_source}
@@ -178,7 +196,6 @@ def quality(
     }
     rows = {name: mark_random(row, networks) for name, row in rows.items()}
     beside = published_rows(data_set) if data_set in DATA_SETS else {}
-    height, width = material.targets[0].target_image.shape[:2]
     title = f"{len(material.targets)} pairs of {height}x{width}, {material.settings['kind']}"
     console = Console()
     console.print(table(title, rows, beside))
@@ -189,8 +206,6 @@ def quality(
         report = {
             "size": [height, width],
             "pairs": len(material.targets),
-            "seed": seed,
-            "split": "test",
             "data": material.settings,
             "generators": about,
             "sha256": {name: opened[name].sha256 for name in opened},

@@ -20,6 +20,7 @@ from posewarp.benchmarks.scoring.folders import (
     read_list,
     read_rgb,
     reference_files,
+    sort_names,
 )
 from posewarp.benchmarks.scoring.inception import Inception, Statistics, pooled_of
 from posewarp.benchmarks.scoring.measures import Target
@@ -107,18 +108,22 @@ def truth_folder(
     names_list: Path | None,
     masks: Path | None,
     resize: Resize | None,
+    pairs: int | None,
 ) -> Material:
     """Ground truth in a folder, for finished pictures in others.
 
     Args:
         names_list: the pairs that are scored; None for all that are there.
         masks: folder of garment masks by the ground truth's names, black outside.
+        pairs: how many, the first by name; None for all.
 
     Raises: DataError, naming it, if a picture is missing.
     """
     truths = Pictures(folder)
     names = read_list(names_list) if names_list else names_of(generated, truths)
-    targets = TruthFolder(truths, names, resize, None if masks is None else Pictures(masks))
+    targets = TruthFolder(
+        truths, sort_names(names)[:pairs], resize, None if masks is None else Pictures(masks)
+    )
     settings = {
         "kind": "folder",
         "name": folder.resolve().name,

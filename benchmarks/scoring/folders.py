@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,6 +178,11 @@ def names_of(generated: Sequence[Pictures], truths: Pictures) -> list[Name]:
     return list(names)
 
 
+def sort_names(names: Iterable[Name]) -> list[Name]:
+    """By target, then source: an order that no list's order changes."""
+    return sorted(names, key=lambda name: (name[1], name[0] or ""))
+
+
 def generated_path(pictures: Pictures, name: Name) -> Path:
     """The generated file of a pair.
 
@@ -235,7 +240,7 @@ class TruthFolder(Sequence[Target]):
     def __init__(
         self, truths: Pictures, names: Sequence[Name], resize: Resize | None, masks: Pictures | None = None
     ):
-        self.names = sorted(names, key=lambda name: (name[1], name[0] or ""))
+        self.names = sort_names(names)
         self._paths = [truths.find(target) for _, target in self.names]
         self._masks = None if masks is None else [masks.find(target) for _, target in self.names]
         self._resize = resize

@@ -14,6 +14,7 @@ from posewarp.benchmarks.scoring.inception import Inception, Statistics
 from posewarp.benchmarks.scoring.measures import Target, measure_pair
 from posewarp.benchmarks.scoring.perceptual import Lpips
 from posewarp.models.metrics import inception_score
+from posewarp.runtime.errors import DataError
 from posewarp.runtime.image import to_tensor
 
 
@@ -71,9 +72,16 @@ def score(
         ``inception_score`` and its ``_std`` are of the generated pictures as a set.
     """
     networks = networks or Networks()
-    collected = _Collected()
+    collected, shape = _Collected(), None
     for start in progress(range(0, len(targets), batch_size)):
         batch = [targets[i] for i in range(start, min(start + batch_size, len(targets)))]
+        shape = shape or batch[0].target_image.shape
+        for target in batch:
+            if target.target_image.shape != shape:
+                raise DataError(
+                    f"pictures differ in size ({shape[:2]} and {target.target_image.shape[:2]}, height and width); "
+                    "scale them alike, by --size"
+                )
         images = generate(batch)
         for image, target in zip(images, batch, strict=True):
             collected.figures.append(measure_pair(image, target, market=market))

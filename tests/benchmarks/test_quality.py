@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from posewarp.benchmarks import quality
-from posewarp.benchmarks.scoring.folders import Pictures, names_of, split_name
+from posewarp.benchmarks.scoring.folders import Pictures, TruthFolder, names_of, split_name
 from posewarp.benchmarks.scoring.generators import copy_source, of_network
 from posewarp.benchmarks.scoring.inception import Statistics
 from posewarp.benchmarks.scoring.measures import Target, keypoint_mask, measure_pair, pad_white
@@ -238,6 +238,8 @@ def test_a_shuffled_list_changes_nothing(folders, run, tmp_path):
         options = ("--lpips-weights", "random", "--list", path)
         reports.append(run(generated, "--ground-truth", truth, *options)[3])
     assert reports[0]["rows"] == reports[1]["rows"]
+    names = [(f"from{i}", f"to{i}") for i in (2, 0, 3, 1)]
+    assert TruthFolder(Pictures(truth), names, None).names == sorted(names)
     assert reports[0]["data"]["pairs_sha256"] == reports[1]["data"]["pairs_sha256"]
 
 
@@ -333,6 +335,7 @@ def test_pictures_of_another_size_are_scaled_when_asked(folders, run):
         (["{generated}", "--ground-truth", "{truth}", "--size", "64"], "expected HEIGHTxWIDTH"),
         (["{generated}", "--ground-truth", "{truth}", "--lpips-weights", "no.pth"], "there are no weights at no.pth"),
         (["{generated}", "--ground-truth", "{truth}", "--fid-reference", "{truth}"], "give --inception-weights"),
+        (["{generated}", "--list", "x.csv"], "--list belongs to --ground-truth"),
         (["nothing.bin"], "does not exist; expected .safetensors"),
     ],
 )  # fmt: skip
@@ -382,10 +385,26 @@ def test_fid_and_is_of_folders(folders, tmp_path, run):
     assert first["settings"]["fid_reference"]["count"] == 4
     assert first["settings"]["inception"]["splits"] == 2
 
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in truth.iterdir():
+        Image.open(path).resize((48, 64)).save(other / path.name)
+    arguments = (generated, "--ground-truth", truth, *options[:-1], other)
+    assert "reference pictures are 64x48, those to be scored 64x32" in run(*arguments)[2]
+
     save(truth / "to0.png", np.zeros((64, 32, 3), np.uint8))
     code, _, err, _ = run(generated, "--ground-truth", truth, *options, "--fid-statistics", cache)
     assert code == 1
     assert "was made with another reference_sha256" in err
+
+
+def test_pictures_of_two_sizes_are_refused(folders, run):
+    generated, truth = folders
+    for path in (generated / "from3_2_to3_vis.png", truth / "to3.png"):
+        Image.open(path).resize((40, 80)).save(path)
+    code, _, err, _ = run(generated, "--ground-truth", truth, "--lpips-weights", "random")
+    assert code == 1
+    assert "pictures differ in size" in err
 
 
 def test_too_few_pictures_are_said(folders, tmp_path, run):
