@@ -201,7 +201,7 @@ def _page(report: Mapping[str, object], figures: list[str]) -> str:
             "PSNR in dB: over the picture, on the pixels of the patterned garments, on the same garments in plain "
             "colours, and of the source picture warped by the flow alone. Gain: over patch generation alone, paired, "
             "with the 95 % interval over the pairs, which does not contain the spread between training runs.",
-            "Training uses terms that are not in the paper: an unmasked L1 and, where its weight is not 0, an L1 of the "
+            "Training uses terms that are not in the paper: an unmasked L1 and, unless its weight is 0, an L1 of the "
             f"warped source picture that fades out (weight {report['training']['warped_source_weight']:g}).",
             "",
             *expected,
