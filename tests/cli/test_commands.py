@@ -164,6 +164,8 @@ def test_inspect_refuses_what_is_no_model(posewarp, tmp_path, content, message):
             "--json in.npz would overwrite the input in.npz",
         ),
         ("parity m.onnx m.engine --json m.engine.json", "would overwrite the input m.engine.json"),
+        ("parity m.onnx m.mnn --json m.mnn.json", "would overwrite the input m.mnn.json"),
+        ("inspect m.mnn --json m.mnn.json", "would overwrite the input m.mnn.json"),
         ("parity net.py:f m.onnx --json net.py", "--json net.py would overwrite the input net.py"),
         (
             "parity m.onnx m.onnx --save-inputs x.json --save-outputs x.json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -130,14 +131,15 @@ def test_a_shape_is_planned_once_as_long_as_it_stays(mnn_file, monkeypatch):
 
 
 def test_stdout_stays_the_commands_own(mnn_file):
-    """In a fresh process, since MNN prints when it is imported."""
+    """In a fresh process, since MNN prints when it is imported; with the buffer that stdout has in a pipe."""
     code = (
         "import json, numpy as np; from posewarp.runtime import Session\n"
         f"with Session.open({str(mnn_file)!r}, threads=1) as session:\n"
         "    session.run({'picture': np.zeros((2, 6, 4, 3), np.uint8)})\n"
         "    print(json.dumps(session.device))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=buffered)
     assert (done.returncode, done.stdout, done.stderr) == (0, '"cpu"\n', "")
 
 
