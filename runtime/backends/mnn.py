@@ -1,4 +1,4 @@
-"""MNN, on the CPU: ``.mnn`` files, whose convolutions by Winograd take about half of ONNX Runtime's time.
+"""MNN, on the CPU: ``.mnn`` files, convolved by Winograd's method.
 
 What ``posewarp build --backend mnn`` wrote has a side-car, which tells the contract and what the file must be. Without
 one a file does not open: MNN tells no dynamic axis, and types and shapes of outputs only after a run.
