@@ -51,7 +51,7 @@ from posewarp.runtime.files import atomic_write
 from posewarp.runtime.threads import available_cpus
 
 FIGURE_PEOPLE = 6
-# What the issue asks the figures to show, in dB.
+# What the figures should show, in dB.
 TEXTURED_GAIN_DB, COPY_GAIN_DB = 1.0, 6.0
 COLUMNS = {
     "psnr_db": "PSNR\npicture",
