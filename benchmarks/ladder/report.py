@@ -88,7 +88,7 @@ def cells(row: Row) -> list[str]:
         "equal" if math.isinf(worst.psnr_db) else f"{worst.psnr_db:.1f}",
         _px([warp.same_flow_max_px for warp in warps]),
         _px([warp.own_flow_p999_px for warp in warps]),
-        "" if row.float64_ratio is None else f"{row.float64_ratio:.3g}",
+        "" if row.float64_ratio is None else f"{row.float64_ratio:.{0 if row.float64_ratio >= 100 else 2}f}",
         row.status,
     ]
 
