@@ -9,7 +9,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,20 @@ from typing import Any
 from onnx import ModelProto, TensorProto
 
 from posewarp.export.engines import mnn_process
+from posewarp.export.engines.gate import compare_with_onnx, parity_lines, refuse_tensorrt_options
 from posewarp.export.engines.graph import check_contract, contract_of
 from posewarp.export.engines.profiles import Shapes, make_profiles
 from posewarp.export.engines.sidecars import describe_onnx, own_versions
 from posewarp.export.graphs.graph import inline_functions, load_model, save_model, tensor_types
 from posewarp.export.graphs.warps import find_warps, rewrite_warps
 from posewarp.export.ladder.cases import make_cases
-from posewarp.export.ladder.measures import TOLERANCES, OutputMeasures, measure_output
 from posewarp.export.ladder.sample_data import describe
 from posewarp.runtime import sidecar
 from posewarp.runtime.contract import Contract
-from posewarp.runtime.errors import EngineError, ExportError, ParityError
+from posewarp.runtime.errors import EngineError, ExportError
 from posewarp.runtime.files import atomic_write, check_writable, sha256
-from posewarp.runtime.session import Session
 from posewarp.runtime.sidecar import Sidecar
 
-TOLERANCE = TOLERANCES["winograd"]
 _TYPES = ("float32", "uint8", "int32")  # that an input or output may have
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -61,11 +58,7 @@ class MnnReport:
         state = "up to date, not built again" if self.unchanged else f"built in {self.seconds:.1f} s"
         lines = [f"{self.path}: {self.mib:.1f} MiB, MNN {self.sidecar.versions['MNN']} on the CPU, {state}"]
         for rung in self.sidecar.parity:
-            lines.append(f"  parity {rung['reference']} -> {rung['model']}: {rung['status']}, {rung['data']}")
-            lines += [
-                f"    {m['output']} {m['sizes']}: max {m['max_abs']:.2g}, {m['psnr_db']:.1f} dB"
-                for m in rung["outputs"]
-            ]
+            lines += parity_lines(rung)
         return "\n".join((*lines, *(f"  {note}" for note in self.notes)))
 
 
@@ -96,20 +89,14 @@ def to_mnn(
         tensorrt: options of ``to_engine`` that MNN has not; an error if one is set.
 
     Raises: EngineError if MNN cannot convert or run it; ExportError if the file is not one for MNN; ParityError if
-        the outputs are off by more than ``TOLERANCE``; ContractError, DataError: one line each.
+        the outputs are off by more than ``gate.TOLERANCE``; ContractError, DataError: one line each.
     """
     started = time.perf_counter()
     path = Path(onnx_path)
     output = Path(output or path.with_name(f"{path.name.removesuffix('.onnx')}.mnn"))
-    for name, value in tensorrt.items():
-        if value:
-            raise EngineError(
-                f"{name.replace('_', ' ')} can be set for TensorRT only, not with --backend mnn"
-            )
+    refuse_tensorrt_options("mnn", precision, tensorrt)
     if output.suffix != ".mnn":
         raise EngineError(f"{output} is no name for an MNN file; let it end in .mnn")
-    if precision == "fp16":
-        raise EngineError("--backend mnn runs in FP32 only; leave --precision out")
     for written in (output, sidecar.path_of(output)):
         check_writable(written, EngineError)
     model = load_model(path)
@@ -130,7 +117,7 @@ def to_mnn(
         built = Sidecar(**wanted, plan={"sha256": sha256(file), "bytes": file.stat().st_size})
         sidecar.write(file, built)
         got = mnn_process.run(file, [case.feeds for case in cases])
-        rung = _compare(path, output, contract, cases, got, describe(data))
+        rung = compare_with_onnx(path, output, contract, cases, got, describe(data))
         built = dataclasses.replace(built, parity=[rung])
         _write(file, output, built)
     return _report(output, built, False, tuple(notes), started)
@@ -187,40 +174,6 @@ def _mnn_model(model: ModelProto, contract: Contract) -> ModelProto:
                 "bilinearly with zeros or border padding only; run the ONNX file instead"
             )
     return rewrite_warps(flat, "gridsample")
-
-
-def _compare(
-    path: Path, output: Path, contract: Contract, cases: list, got: list[Mapping], data: str
-) -> dict[str, Any]:
-    """The rung between the ONNX file and what was built from it.
-
-    Raises: ParityError naming output and sizes.
-    """
-    outputs = []
-    with Session.open(path, contract=contract) as session:
-        for case, results in zip(cases, got, strict=True):
-            expected = session.run(case.feeds)
-            sizes = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
-            for name, reference in expected.items():
-                measures = _measure(name, results[name], reference, contract)
-                if not measures.passed:
-                    raise ParityError(
-                        f"{path} -> {output.name}: {name} at {sizes}: {'; '.join(measures.failures)}; it was not "
-                        "written, run the ONNX file instead"
-                    )
-                outputs.append({"sizes": sizes, **dataclasses.asdict(measures)})
-    return {
-        "reference": path.name,
-        "model": output.name,
-        "status": "passed",
-        "data": data,
-        "outputs": json.loads(json.dumps(outputs)),
-    }
-
-
-def _measure(name: str, got: Any, reference: Any, contract: Contract) -> OutputMeasures:
-    picture = contract.io == "tensors" and name == "generated"  # in [-1, 1]
-    return measure_output(name, got, reference, TOLERANCE, 2.0 if picture else None)
 
 
 def _write(file: Path, output: Path, built: Sidecar) -> None:

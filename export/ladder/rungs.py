@@ -16,9 +16,10 @@ import numpy as np
 from onnx import ModelProto
 
 from posewarp.export.engines.profiles import Profile
+from posewarp.export.graphs.convolutions import CONV
 from posewarp.export.graphs.execution import errors_name, open_model
 from posewarp.export.graphs.graph import load_model
-from posewarp.export.graphs.inlining import OURS, key_of
+from posewarp.export.graphs.inlining import DOMAIN, OURS, key_of
 from posewarp.export.graphs.warps import find_warps, rewrite_warps
 from posewarp.export.ladder import polygraphy_files
 from posewarp.export.ladder.sample_data import read_contract
@@ -131,6 +132,8 @@ def _onnx(path: str) -> Iterator[Rung]:
     else:
         with errors_name(path):
             opened = Session.open(path)
+    if (DOMAIN, CONV) in bodies:
+        name, dtype = f"{name} Winograd", "winograd"
     with opened as session:
         yield Rung(f"{name} {path}", dtype, session.run, contract, model)
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from posewarp.export import to_cpu as module
 from posewarp.export.graphs.convolutions import CONV
+from posewarp.export.parity import parity
 from posewarp.export.to_cpu import to_cpu
 from posewarp.export.to_engine import app
 from posewarp.runtime import plugin_library
@@ -39,6 +40,13 @@ def test_the_file_is_proven_and_reports_how_long_both_take(model):
     x = np.load(model.parent / "inputs.npz")["x"]
     with Session.open(model) as whole, Session.open(report.path) as session:
         np.testing.assert_allclose(session.run({"x": x})["y"], whole.run({"x": x})["y"], atol=1e-3)
+
+
+def test_parity_holds_the_file_to_what_winograd_rounds(model):
+    to_cpu(model, data=model.parent / "inputs.npz")
+    report = parity(model, model.parent / "model.cpu.onnx", data=model.parent / "inputs.npz")
+    assert report.passed
+    assert "Winograd" in str(report)
 
 
 def test_a_file_that_is_slower_says_so(model, monkeypatch):
