@@ -133,7 +133,8 @@ def _onnx(path: str) -> Iterator[Rung]:
         with errors_name(path):
             opened = Session.open(path)
     if (DOMAIN, CONV) in bodies:
-        name, dtype = f"{name} Winograd", "winograd"
+        # Its graph would be run by the functions' bodies, and tell of another file than the one that was opened.
+        name, dtype, model = f"{name} Winograd", "winograd", None
     with opened as session:
         yield Rung(f"{name} {path}", dtype, session.run, contract, model)
 
