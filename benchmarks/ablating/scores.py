@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.figure import render
 from posewarp.models.data.garments import Garment, solid
 from posewarp.models.data.synthetic import Pair, SyntheticPeople
 from posewarp.models.generator import Generator
-from posewarp.models.metrics import psnr
+from posewarp.models.metrics import psnr, ssim
 from posewarp.models.training.batches import Batch
 from posewarp.models.warp import resize_flow, warp
 
@@ -92,10 +91,11 @@ def score(generator: Generator | None, people: Sequence[Batch], twins: Sequence[
         generated, flow = _generate(generator, batch)
         found["psnr"].append(psnr(generated, to_levels(batch.target)))
         found["textured"].append(psnr(generated, to_levels(batch.target), batch.mask))
-        ssim = structural_similarity_index_measure(
-            generated, to_levels(batch.target), sigma=1.5, data_range=255.0, reduction="none"
+        levels = (generated, to_levels(batch.target))
+        pictures = (x.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8) for x in levels)
+        found["ssim"].append(
+            torch.tensor([ssim(a, b, 255.0) for a, b in zip(*pictures, strict=True)]).double()
         )
-        found["ssim"].append(ssim.double().reshape(-1))
         found["plain"].append(psnr(_generate(generator, twin)[0], to_levels(twin.target), twin.mask))
         if flow is not None:
             carried = to_levels(warp(batch.source, resize_flow(flow, 4), border="border"))
