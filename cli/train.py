@@ -15,7 +15,8 @@ import numpy as np
 import typer
 
 from posewarp.models.config import GeneratorConfig
-from posewarp.models.data.synthetic import Pair, SyntheticPeople
+from posewarp.models.data.pair import Pair
+from posewarp.models.data.synthetic import SyntheticPeople
 from posewarp.models.training.config import DECLINE_EPOCHS, TrainingConfig
 from posewarp.models.training.processes import join, leave
 from posewarp.models.training.run import train

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posewarp.models.data.synthetic import Pair
+from posewarp.models.data.pair import Pair
 from posewarp.runtime.errors import BackendError, DataError, PosewarpError
 from posewarp.runtime.files import atomic_write
 

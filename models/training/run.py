@@ -16,7 +16,7 @@ from torch import Tensor
 
 from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig
-from posewarp.models.data.synthetic import Pair
+from posewarp.models.data.pair import Pair
 from posewarp.models.training.batches import Batch, ResumableSampler, SharedBatches, load_batches
 from posewarp.models.training.config import TrainingConfig
 from posewarp.models.training.log import Log, Meter

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from posewarp.models.config import GeneratorConfig
-from posewarp.models.data.synthetic import Pair
+from posewarp.models.data.pair import Pair
 from posewarp.models.generator import Generator
 from posewarp.models.metrics import psnr
 from posewarp.models.training.batches import Batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ import torch
 from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.synthetic import SyntheticPeople
+from posewarp.models.training import log
 from posewarp.models.training.config import TrainingConfig
-from posewarp.models.training.log import Log, Meter
 from posewarp.models.training.run import train
 from posewarp.runtime.errors import CheckpointError, DataError, PosewarpError
 
@@ -62,9 +63,9 @@ def test_resumed_run_equals_an_unbroken_one(tmp_path, precision):
 def test_finished_run_is_not_trained_again_and_its_resume_file_exports(tmp_path):
     config = TrainingConfig(steps=2, batch_size=2)
     train(tmp_path, TINY, config, people(), people("test", 2), workers=0)
-    log = (tmp_path / "log.jsonl").read_text()
+    before = (tmp_path / "log.jsonl").read_text()
     result = train(tmp_path, TINY, config, people(), people("test", 2), workers=0)
-    assert (tmp_path / "log.jsonl").read_text() == log
+    assert (tmp_path / "log.jsonl").read_text() == before
     ours, resume_file = checkpoint.load(result), checkpoint.load(tmp_path / "last.pt")
     assert ours.weights == resume_file.weights == "ema"
     assert ours.config == resume_file.config == TINY
@@ -178,7 +179,7 @@ def test_a_run_that_comes_apart_is_stopped(tmp_path):
 def test_log_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "log.jsonl").write_text("a text\n")
     with pytest.raises(DataError, match=r"log\.jsonl is not the log of a run"):
-        Log(tmp_path, 0)
+        log.Log(tmp_path, 0)
     assert (tmp_path / "log.jsonl").read_text() == "a text\n"
 
 
@@ -198,25 +199,23 @@ def test_tensorboard_gets_every_figure_and_the_samples(tmp_path):
     assert {event.step for event in events.Images("samples")} == {2, 3}
 
 
-class Slow:
-    """Pairs that take a while to come."""
+def test_waiting_for_pairs_is_measured_but_not_the_workers_start(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    def __iter__(self):
+    def loader():
+        now[0] += 9.0  # the workers start
         while True:
-            time.sleep(0.05)
             yield []
+            now[0] += 0.25
 
-
-def test_waiting_for_pairs_is_measured_but_not_the_workers_start():
-    meter = Meter(batch_size=4)
-    for count, _ in enumerate(meter.watch(Slow()), 1):
-        time.sleep(0.05)
+    meter = log.Meter(batch_size=4)
+    for count, _ in enumerate(meter.watch(loader()), 1):
+        now[0] += 0.75
         if count == 5:
             break
-    pairs_per_s, share = meter.read()
-    # 5 steps of 0.05 s and 4 waits of as much.
-    assert share == pytest.approx(4 / 9, abs=0.15)
-    assert pairs_per_s == pytest.approx(5 * 4 / 0.45, rel=0.4)
+    # 5 steps of 0.75 s and 4 waits of 0.25 s.
+    assert meter.read() == pytest.approx((5 * 4 / 4.75, 1.0 / 4.75))
 
 
 def test_a_starved_run_names_the_option_once(tmp_path, capsys):
