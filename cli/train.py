@@ -9,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
 
+from posewarp.cli.options import to_frame
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.pair import Pair
 from posewarp.models.data.synthetic import SyntheticPeople
@@ -47,6 +48,9 @@ def command(
         Path | None, typer.Option(help="Folder of parsing maps, of garments, for --data.")
     ] = None,
     parsing: Annotated[str, typer.Option(help="Which classes the maps of --masks have.")] = "adgan8",
+    keypoint_frame: Annotated[
+        str | None, typer.Option(help="Frame of --data's keypoints, such as 256x256; by default judged.")
+    ] = None,
     pairs: Annotated[
         int | None, typer.Option(min=2, help=f"Number of synthetic pairs; {SYNTHETIC_PAIRS} if left out.")
     ] = None,
@@ -145,12 +149,19 @@ def command(
         seed=seed,
     )
     if data is None:
-        _refuse_without_data(layout=layout, masks=masks)
+        _refuse_without_data(layout=layout, masks=masks, keypoint_frame=keypoint_frame)
         training_set, held_out, about = _synthetic(network, seed, pairs or SYNTHETIC_PAIRS)
     elif pairs is not None:
         raise ContractError("--pairs is the number of synthetic pairs, but --data was given; leave out one")
     else:
-        training_set, held_out, about = _data_set(network, data, layout, masks, parsing)
+        training_set, held_out, about = _data_set(
+            network,
+            data,
+            layout=layout,
+            masks=masks,
+            parsing=parsing,
+            keypoint_frame=to_frame(keypoint_frame, "--keypoint-frame"),
+        )
 
     processes = join(device)
     training = training.resolved(len(training_set))
@@ -201,25 +212,19 @@ def _synthetic(network: GeneratorConfig, seed: int, pairs: int) -> Sets:
     return SyntheticPeople(**size, seed=seed, split="train", length=pairs), held_out, "synthetic people"
 
 
-def _data_set(
-    network: GeneratorConfig, root: Path, layout: str | None, masks: Path | None, parsing: str
-) -> Sets:
+def _data_set(network: GeneratorConfig, root: Path, **options: Any) -> Sets:
     from posewarp.models.data.pairs import open_dataset
 
-    options = {
-        "layout": layout,
-        "size": (network.height, network.width),
-        "masks": masks,
-        "parsing": parsing,
-    }
+    options["size"] = network.height, network.width
     training_set, test = open_dataset(root, "train", **options), open_dataset(root, "test", **options)
     # Spread over the list, in which neighbours show the same person.
     held_out = [test[i] for i in np.linspace(0, len(test) - 1, min(HELD_OUT, len(test))).astype(int)]
     about = {
         "root": os.fspath(root),
         "layout": training_set.files.layout,
-        "masks": masks and os.fspath(masks),
-        "parsing": parsing if masks else None,
+        "masks": options["masks"] and os.fspath(options["masks"]),
+        "parsing": options["parsing"] if options["masks"] else None,
+        "keypoint_frame": training_set.keypoint_frame,
         "train_pairs": len(training_set),
         "test_pairs": len(test),
     }
@@ -229,4 +234,5 @@ def _data_set(
 def _refuse_without_data(**options: object) -> None:
     for name, value in options.items():
         if value is not None:
-            raise ContractError(f"--{name} belongs to a data set, but there is no --data; give its folder")
+            option = f"--{name.replace('_', '-')}"
+            raise ContractError(f"{option} belongs to a data set, but there is no --data; give its folder")

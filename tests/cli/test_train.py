@@ -33,6 +33,7 @@ def test_a_data_set_on_disk_is_trained_on_and_named_in_the_checkpoint(posewarp, 
         "layout": "deepfashion",
         "masks": str(masks),
         "parsing": "pise8",
+        "keypoint_frame": [256, 176],
         "train_pairs": 6,
         "test_pairs": 4,
     }
