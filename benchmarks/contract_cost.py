@@ -38,7 +38,7 @@ from posewarp.runtime.threads import available_cpus
 LIMIT_PERCENT = 3.0
 # Also as ONNX Runtime fuses them, which keeps the stem of the name.
 _LAYERS = ("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "GridSample")
-_LAYERS += ("MixedGridSample",)
+_LAYERS += ("MixedGridSample", "WinogradConv")
 _WARM_UP = 3
 
 
