@@ -5,7 +5,7 @@
 
 Every network gets the same steps, pairs, settings and seed, and is scored on held-out synthetic people whose hues it
 never saw: over the picture, on their patterned garments, and on the same garments in plain colours. Run the same
-command again to go on after an interruption. Written: ablation-DEVICE.json and .csv, and a page with two figures.
+command again to go on after an interruption. Written: ablation-NAME.json and .csv, and a page with two figures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -66,6 +66,7 @@ def train_variants(
     budget: Budget,
     training: TrainingConfig,
     output: Path,
+    names: Sequence[str] = tuple(VARIANTS),
     *,
     device: str = "cpu",
     jobs: int = 2,
@@ -76,6 +77,7 @@ def train_variants(
     Args:
         budget, training: the same for all.
         output: a folder for each variant is made in it.
+        names: of the variants.
         device: where to train.
         jobs: networks at a time; they share the CPUs.
         workers: processes that draw pairs, beside each.
@@ -84,7 +86,7 @@ def train_variants(
     Raises: DataError if a run fails; CheckpointError if a folder holds a run of other settings.
     """
     threads = max(1, available_cpus() // jobs)
-    folders = {name: output / folder_name(name) for name in VARIANTS}
+    folders = {name: output / folder_name(name) for name in names}
     runs = [
         Run(folder, network(name, budget), training, device, threads, workers)
         for name, folder in folders.items()
@@ -224,8 +226,12 @@ def ablation(
     l2_weight: Annotated[float, typer.Option(help="Unmasked squared error, not in the paper.")] = 0.0,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option()] = "bf16",
     seed: Annotated[int, typer.Option(help="Of weights and training pairs.")] = 0,
+    fewest: Annotated[
+        bool, typer.Option("--fewest", help="Only patch generation alone, and both: for longer budgets.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Of the files; by default the device.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="By default runs/ablation-DEVICE.")
+        Path | None, typer.Option("--output", "-o", help="By default runs/ablation-NAME.")
     ] = None,
     results: Annotated[Path, typer.Option(help="Folder for JSON and CSV.")] = Path("benchmarks/results"),
     docs: Annotated[Path, typer.Option(help="Folder for the page and its figures.")] = Path("docs/ablation"),
@@ -242,6 +248,7 @@ def ablation(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise DataError(f"{folder} cannot be made: {exc.strerror}") from exc
+    name = name or device
     budget = BUDGETS[device] if steps is None else replace(BUDGETS[device], steps=steps)
     training = TrainingConfig(
         steps=budget.steps,
@@ -256,7 +263,13 @@ def ablation(
         seed=seed,
     )
     generators = train_variants(
-        budget, training, output or Path(f"runs/ablation-{device}"), device=device, jobs=jobs, workers=workers
+        budget,
+        training,
+        output or Path(f"runs/ablation-{name}"),
+        (GENERATION, BOTH) if fewest else tuple(VARIANTS),
+        device=device,
+        jobs=jobs,
+        workers=workers,
     )
     people = SyntheticPeople(budget.height, budget.width, seed=0, split="test", length=pairs)
     rows = measure(generators, people)
@@ -274,16 +287,16 @@ def ablation(
     Console().print(_table(rows, pairs))
     first = [people[i] for i in range(FIGURE_PEOPLE)]
     figures = {
-        f"{device}-people.png": people_figure(generators, first),
-        f"{device}-inside.png": inside_figure(generators[BOTH], first[0]),
+        f"{name}-people.png": people_figure(generators, first),
+        f"{name}-inside.png": inside_figure(generators[BOTH], first[0]),
     }
-    for name, figure in figures.items():
-        with atomic_write(docs / name) as temporary:
+    for file, figure in figures.items():
+        with atomic_write(docs / file) as temporary:
             figure.savefig(temporary, dpi=150)
     written = {
-        results / f"ablation-{device}.json": json.dumps(report, indent=1) + "\n",
-        results / f"ablation-{device}.csv": _csv(rows),
-        docs / f"{device}.md": _page(report, list(figures)),
+        results / f"ablation-{name}.json": json.dumps(report, indent=1) + "\n",
+        results / f"ablation-{name}.csv": _csv(rows),
+        docs / f"{name}.md": _page(report, list(figures)),
     }
     for path, text in written.items():
         with atomic_write(path) as temporary:
