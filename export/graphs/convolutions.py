@@ -1,19 +1,21 @@
 """Convolutions that Winograd's filtering computes with a quarter of the multiplications, spelled so that a CPU may.
 
-Such a convolution becomes a call of the model-local function posewarp::WinogradConv, whose body is the standard Conv:
-the file runs everywhere, and ONNX Runtime takes the operator of that name where libposewarp_cpu.so is registered.
+Such a convolution becomes a call of the model-local function posewarp::WinogradConv, whose body is the standard Conv,
+or, with the Relu that alone takes its result, posewarp::WinogradConvRelu: the file runs everywhere, and ONNX Runtime
+takes the operators of these names where libposewarp_cpu.so is registered.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from posewarp.export.graphs.graph import fresh_name
 from posewarp.export.graphs.inlining import DOMAIN, STANDARD, all_nodes, graphs_of, opset_of
 
-CONV = "WinogradConv"
+CONV, CONV_RELU = "WinogradConv", "WinogradConvRelu"
 # With fewer channels transforming the maps costs more than is saved.
 FEWEST_CHANNELS = 16
 
@@ -33,23 +35,35 @@ def use_winograd(model: ModelProto) -> tuple[ModelProto, int]:
     rewritten = ModelProto()
     rewritten.CopyFrom(model)
     taken = {name for node in all_nodes(rewritten) for name in (*node.input, *node.output)}
-    found = 0
+    outputs = {value.name for value in rewritten.graph.output}
+    takers = Counter(name for node in all_nodes(rewritten) for name in node.input)
+    used: list[str] = []
     for graph in graphs_of(rewritten.graph):
         given = {value.name for value in graph.input}
         weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
+        relus = {node.input[0]: node for node in graph.node if node.op_type == "Relu"}
+        fused = set()
         for node in graph.node:
             if not _suits(node, weights):
                 continue
-            found += 1
             bias = node.input[2] if len(node.input) > 2 else fresh_name(f"{node.output[0]}_bias", taken)
             if len(node.input) == 2:
                 zeros = np.zeros(weights[node.input[1]].dims[0], np.float32)
                 graph.initializer.append(numpy_helper.from_array(zeros, bias))
+            (result,) = node.output
+            relu = relus.get(result) if takers[result] == 1 and result not in outputs else None
+            if relu is not None:
+                fused.add(result)
+                result = relu.output[0]
+            used.append(CONV if relu is None else CONV_RELU)
             inputs = [*node.input[:2], bias]
-            node.CopyFrom(helper.make_node(CONV, inputs, list(node.output), node.name, domain=DOMAIN))
-    if found:
-        _add_function(rewritten)
-    return rewritten, found
+            node.CopyFrom(helper.make_node(used[-1], inputs, [result], node.name, domain=DOMAIN))
+        kept = [node for node in graph.node if node.op_type != "Relu" or node.input[0] not in fused]
+        del graph.node[:]
+        graph.node.extend(kept)
+    for name in sorted(set(used)):
+        _add_function(rewritten, name)
+    return rewritten, len(used)
 
 
 def _suits(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
@@ -70,20 +84,13 @@ def _suits(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
     return all(np.ravel(values[name]).tolist() == wanted for name, wanted in _PLAIN.items())
 
 
-def _add_function(model: ModelProto) -> None:
-    body = helper.make_node(
-        "Conv", ["features", "weight", "bias"], ["convolved"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]
-    )
-    model.functions.append(
-        helper.make_function(
-            DOMAIN,
-            CONV,
-            ["features", "weight", "bias"],
-            ["convolved"],
-            [body],
-            [onnx.helper.make_opsetid("", opset_of(model))],
-        )
-    )
+def _add_function(model: ModelProto, name: str) -> None:
+    inputs, (convolved, result) = ["features", "weight", "bias"], ("convolved", "result")
+    body = [helper.make_node("Conv", inputs, [convolved], kernel_shape=[3, 3], pads=[1, 1, 1, 1])]
+    if name == CONV_RELU:
+        body.append(helper.make_node("Relu", [convolved], [result]))
+    opsets = [helper.make_opsetid("", opset_of(model))]
+    model.functions.append(helper.make_function(DOMAIN, name, inputs, list(body[-1].output), body, opsets))
     if all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     model.ir_version = max(model.ir_version, _FUNCTIONS_IR)

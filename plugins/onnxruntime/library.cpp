@@ -15,12 +15,13 @@ namespace
 // Made once and kept: ONNX Runtime holds on to both for as long as any session lives.
 struct Operators
 {
-    std::array<Op, 4> mOps;
+    std::array<Op, 5> mOps;
     CustomOpDomain* mDomain{nullptr};
 
     explicit Operators(Api const* api)
         : mOps{makeMixedGridSample(api, kFLOAT), makeMixedGridSample(api, kFLOAT16),
-            makeMixedGridSample(api, kBFLOAT16), makeWinogradConv(api)}
+            makeMixedGridSample(api, kBFLOAT16), makeWinogradConv(api, false),
+            makeWinogradConv(api, true)}
     {
         check(api->CreateCustomOpDomain(kDOMAIN, &mDomain));
         for (Op const& op : mOps)

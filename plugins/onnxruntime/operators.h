@@ -137,6 +137,6 @@ inline Op const& cast(CustomOp const* op)
 }
 
 Op makeMixedGridSample(Api const* api, ElementType type);
-Op makeWinogradConv(Api const* api);
+Op makeWinogradConv(Api const* api, bool relu);
 
 } // namespace posewarp::ort

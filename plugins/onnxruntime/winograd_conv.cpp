@@ -1,5 +1,5 @@
-// The node posewarp::WinogradConv for ONNX Runtime on the CPU: a 3x3 convolution whose weights are transformed once,
-// when the session is made.
+// The nodes posewarp::WinogradConv and posewarp::WinogradConvRelu for ONNX Runtime on the CPU: a 3x3 convolution whose
+// weights are transformed once, when the session is made.
 
 #include "operators.h"
 
@@ -12,12 +12,13 @@ namespace posewarp::ort
 namespace
 {
 
-constexpr char kNAME[] = "WinogradConv";
+constexpr char kNAME[] = "WinogradConv", kWITH_RELU[] = "WinogradConvRelu";
 constexpr size_t kFEATURES = 0, kWEIGHT = 1, kBIAS = 2;
 
 struct Kernel
 {
     Api const* mApi;
+    bool mRelu;
     int64_t mInChannels, mOutChannels;
     std::vector<float> mTransformed, mBias;
 };
@@ -34,7 +35,7 @@ Value const* constantOf(Api const* api, KernelInfo const* info, size_t index, ch
     return value;
 }
 
-Kernel* makeKernel(Api const* api, KernelInfo const* info)
+Kernel* makeKernel(Api const* api, KernelInfo const* info, bool relu)
 {
     Value const* const weight = constantOf(api, info, kWEIGHT, "weight");
     Value const* const bias = constantOf(api, info, kBIAS, "bias");
@@ -46,6 +47,7 @@ Kernel* makeKernel(Api const* api, KernelInfo const* info)
     }
     auto kernel = std::make_unique<Kernel>();
     kernel->mApi = api;
+    kernel->mRelu = relu;
     kernel->mOutChannels = shape[0];
     kernel->mInChannels = shape[1];
     kernel->mTransformed.resize(cpu::countTransformed(shape[1], shape[0]));
@@ -69,8 +71,8 @@ void compute(Kernel const& kernel, KernelContext* context)
     Value* output{nullptr};
     check(api->KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &output));
     Session session{api, context, nullptr};
-    int const error = cpu::winogradConv(dataOf<float>(api, features), kernel.mTransformed.data(), kernel.mBias.data(),
-        dataOf<float>(api, output), sizes, {&parallelFor, &session, cpu::countCpus()});
+    int const error = cpu::winogradConv(dataOf<float>(api, features), kernel.mTransformed.data(),
+        {kernel.mBias.data(), kernel.mRelu}, dataOf<float>(api, output), sizes, {&parallelFor, &session, cpu::countCpus()});
     check(session.mFailed);
     if (error != POSEWARP_OK)
     {
@@ -113,18 +115,18 @@ void inferShape(Api const* api, ShapeContext* context)
 
 } // namespace
 
-Op makeWinogradConv(Api const* api)
+Op makeWinogradConv(Api const* api, bool relu)
 {
     Op op{};
     setDefaults(op);
     op.mApi = api;
     op.mType = kFLOAT;
-    op.GetName = [](CustomOp const*) { return kNAME; };
+    op.GetName = relu ? [](CustomOp const*) { return kWITH_RELU; } : [](CustomOp const*) { return kNAME; };
     op.GetInputType = [](CustomOp const*, size_t) { return kFLOAT; };
     op.GetInputTypeCount = [](CustomOp const*) -> size_t { return 3; };
     op.GetOutputType = [](CustomOp const*, size_t) { return kFLOAT; };
-    op.CreateKernel = [](CustomOp const*, Api const* api, KernelInfo const* info, void** kernel) {
-        return guarded(api, [&] { *kernel = makeKernel(api, info); });
+    op.CreateKernel = [](CustomOp const* self, Api const* api, KernelInfo const* info, void** kernel) {
+        return guarded(api, [&] { *kernel = makeKernel(api, info, self->GetName(self) == kWITH_RELU); });
     };
     op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
     op.KernelCompute = [](void* kernel, KernelContext* context) {

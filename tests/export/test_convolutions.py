@@ -6,20 +6,27 @@ import numpy as np
 import onnx
 import pytest
 
-from posewarp.export.graphs.convolutions import CONV, use_winograd
+from posewarp.export.graphs.convolutions import CONV, CONV_RELU, use_winograd
 from posewarp.runtime.session import Session
 from tests.networks.one_conv import PADS, conv_model
 
 
 @pytest.mark.parametrize(
     "settings",
-    [PADS, {"auto_pad": "SAME_UPPER"}, {**PADS, "bias": False}, {**PADS, "strides": [1, 1], "group": 1}],
-    ids=["pads", "auto_pad", "no-bias", "spelled-out"],
+    [
+        PADS,
+        {"auto_pad": "SAME_UPPER"},
+        {**PADS, "bias": False},
+        {**PADS, "strides": [1, 1], "group": 1},
+        {**PADS, "relu": True},
+    ],
+    ids=["pads", "auto_pad", "no-bias", "spelled-out", "relu"],
 )
 def test_a_plain_3x3_convolution_is_found_and_means_the_same_without_the_library(settings, tmp_path):
     model = conv_model(**settings)
     rewritten, found = use_winograd(model)
-    assert found == 1 and [node.op_type for node in rewritten.graph.node] == [CONV]
+    assert found == 1
+    assert [node.op_type for node in rewritten.graph.node] == [CONV_RELU if "relu" in settings else CONV]
     onnx.checker.check_model(rewritten, full_check=True)
     x = np.random.default_rng(1).normal(size=(2, 16, 9, 7)).astype(np.float32)
     results = []
@@ -49,4 +56,13 @@ def test_a_plain_3x3_convolution_is_found_and_means_the_same_without_the_library
 def test_any_other_convolution_stays_as_it_is(settings):
     model = conv_model(**settings)
     rewritten, found = use_winograd(model)
-    assert found == 0 and rewritten == model
+    assert found == 0
+    assert rewritten == model
+
+
+def test_a_result_that_others_take_too_keeps_its_relu_apart():
+    model = conv_model(relu=True, **PADS)
+    model.graph.output.add().CopyFrom(model.graph.output[0])
+    model.graph.output[1].name = "convolved"
+    rewritten, _ = use_winograd(model)
+    assert [node.op_type for node in rewritten.graph.node] == [CONV, "Relu"]

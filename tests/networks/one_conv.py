@@ -10,7 +10,7 @@ PADS = {"pads": [1, 1, 1, 1]}
 
 
 def conv_model(
-    channels=(16, 16), kernel=3, bias=True, weight_is_input=False, **attributes
+    channels=(16, 16), kernel=3, bias=True, weight_is_input=False, relu=False, **attributes
 ) -> onnx.ModelProto:
     """One convolution of random weights, ``x`` (N, C, H, W) to ``y``."""
     inputs, outputs = channels
@@ -20,12 +20,15 @@ def conv_model(
     tensors = [numpy_helper.from_array(weight, "w")]
     if bias:
         tensors.append(numpy_helper.from_array(rng.normal(size=outputs).astype(np.float32), "b"))
-    node = helper.make_node("Conv", ["x", "w", *(["b"] if bias else [])], ["y"], **attributes)
+    convolved = "convolved" if relu else "y"
+    nodes = [helper.make_node("Conv", ["x", "w", *(["b"] if bias else [])], [convolved], **attributes)]
+    if relu:
+        nodes.append(helper.make_node("Relu", [convolved], ["y"]))
     value = helper.make_tensor_value_info
     given = [value("x", TensorProto.FLOAT, ["N", inputs, "H", "W"])]
     if weight_is_input:
         given.append(value("w", TensorProto.FLOAT, weight.shape))
     graph = helper.make_graph(
-        [node], "conv", given, [value("y", TensorProto.FLOAT, ["N", outputs, "Ho", "Wo"])], tensors
+        nodes, "conv", given, [value("y", TensorProto.FLOAT, ["N", outputs, "Ho", "Wo"])], tensors
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)

@@ -90,8 +90,9 @@ double convolve()
     std::vector<float> const bias = randomFloats(sizes.outChannels);
     std::vector<float> transformed(countTransformed(sizes.inChannels, sizes.outChannels));
     std::vector<float> output(static_cast<size_t>(sizes.batch * sizes.outChannels * pixels));
+    bool const relu = between(0, 1) == 0;
     transformWeights(weights.data(), sizes.inChannels, sizes.outChannels, transformed.data());
-    if (winogradConv(input.data(), transformed.data(), bias.data(), output.data(), sizes,
+    if (winogradConv(input.data(), transformed.data(), {bias.data(), relu}, output.data(), sizes,
             ownThreads(static_cast<int>(between(1, 3))))
         != POSEWARP_OK)
     {
@@ -119,6 +120,7 @@ double convolve()
                 size += std::fabs(product);
             }
         }
+        sum = relu ? std::fmax(sum, 0.0) : sum;
         worst = std::fmax(worst, std::fabs(static_cast<double>(output[static_cast<size_t>(i)]) - sum) / size);
     }
     return worst;

@@ -45,15 +45,17 @@ def error_of(model: onnx.ModelProto, x: np.ndarray, y: np.ndarray) -> float:
     weight, bias = tensors if len(tensors) == 2 else (tensors[0], torch.zeros(len(tensors[0])).double())
     features = torch.from_numpy(x).double()
     exact = torch.nn.functional.conv2d(features, weight, bias, padding=1)
+    if any(node.op_type == "Relu" for node in model.graph.node):
+        exact = exact.relu()
     size = torch.nn.functional.conv2d(features.abs(), weight.abs(), bias.abs(), padding=1)
     assert y.shape == tuple(exact.shape)
     return float(((torch.from_numpy(y).double() - exact).abs() / size).max())
 
 
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-def test_the_operator_gives_what_pytorch_gives_at_any_size(bias, tmp_path):
+@pytest.mark.parametrize("settings", [{}, {"bias": False}, {"relu": True}], ids=["bias", "no-bias", "relu"])
+def test_the_operator_gives_what_pytorch_gives_at_any_size(settings, tmp_path):
     rng = np.random.default_rng(0)
-    model = conv_model((19, 37), bias=bias, **PADS)
+    model = conv_model((19, 37), **settings, **PADS)
     with Session.open(write(model, tmp_path / "model.onnx")) as session:
         for shape in [(1, 1), (1, 9), (2, 3), (4, 4), (5, 8), (16, 11), (64, 44), (33, 130)]:
             for batch in (1, 3):
