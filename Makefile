@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo plugins test test-slow check clean
+.PHONY: demo plugins test test-slow bench check clean
 
 demo: $(VENV)/.installed          ## re-pose a synthetic person with the demo checkpoint; pictures in demo-out/
 	$(BIN)/posewarp demo --output demo-out
@@ -15,6 +15,9 @@ test: $(VENV)/.installed plugins  ## the fast suite
 
 test-slow: $(VENV)/.installed plugins  ## what is marked slow besides
 	$(BIN)/pytest -n 2 -m slow
+
+bench: $(VENV)/.installed plugins  ## latency of the demo model with everything here that can run it
+	$(BIN)/python benchmarks/latency.py
 
 check: $(VENV)/.installed         ## lint and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
