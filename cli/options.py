@@ -1,4 +1,4 @@
-"""What ``transfer`` and ``animate`` have in common: options, and opening the model that is named."""
+"""What commands have in common: options, sizes as HEIGHTxWIDTH, and opening the model that is named."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by defaul
 
 
 def to_frame(text: str | None, option: str = "--target-frame") -> tuple[int, int] | None:
-    """Height and width, from HEIGHTxWIDTH."""
+    """Height and width, from HEIGHTxWIDTH; anything else is misuse of ``option``."""
     if text is None:
         return None
     height, _, width = text.partition("x")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from posewarp.benchmarks.ablating.scores import to_levels
-from posewarp.models.data.synthetic import Pair
+from posewarp.models.data.pair import Pair
 from posewarp.models.generator import Generator, Stages
 from posewarp.models.training.batches import Batch
 from posewarp.models.warp import resize_flow, warp

@@ -12,7 +12,8 @@ from torch import Tensor
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.figure import render
 from posewarp.models.data.garments import Garment, solid
-from posewarp.models.data.synthetic import Pair, SyntheticPeople
+from posewarp.models.data.pair import Pair
+from posewarp.models.data.synthetic import SyntheticPeople
 from posewarp.models.generator import Generator
 from posewarp.models.metrics import psnr, ssim
 from posewarp.models.training.batches import Batch

@@ -39,6 +39,7 @@ OPTIONAL = (
 
 
 def is_there(module: str) -> bool:
+    """Whether a module can be imported, without importing it."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the package that it would lie in
@@ -57,6 +58,7 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def main(path: str) -> None:
+    """Write the versions to ``path``, and exit with 1 if something is missing."""
     found = {"python": sys.version.split()[0], **versions((*NEEDED.values(), *OPTIONAL))}
     Path(path).write_text(json.dumps(found, indent=1) + "\n")
     print(", ".join(f"{name} {version}" for name, version in found.items()))

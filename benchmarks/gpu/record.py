@@ -108,6 +108,7 @@ _READERS = {
 
 
 def main(work: str, target: str) -> None:
+    """Write the result file, whole or not at all."""
     text = json.dumps(record(Path(work)), indent=1, allow_nan=False) + "\n"
     # Not files.atomic_write: this writes where the environment, and posewarp in it, could not be made.
     temporary = f"{target}.part"

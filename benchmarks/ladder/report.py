@@ -47,6 +47,7 @@ _WARP_COLUMNS = ("row", "warp", "same flow p99.9 px", "max", "own flow p99.9 px"
 
 
 def head_lines(run: Run) -> list[str]:
+    """Machine, versions, inputs and notes, a line each."""
     machine, around = run.machine, run.surroundings
     versions = ", ".join(f"{name} {version}" for name, version in around["versions"].items())
     return [
@@ -58,6 +59,7 @@ def head_lines(run: Run) -> list[str]:
 
 
 def summary(run: Run) -> str:
+    """How many rows have which status, in one line."""
     counts = {status: len(run.of_status(status)) for status in ("passed", "failed", NOT_EXECUTED)}
     return f"{len(run.rows)} rows: " + ", ".join(f"{count} {status}" for status, count in counts.items())
 
@@ -102,6 +104,7 @@ def _px(values: Sequence[float | None]) -> str:
 
 
 def print_report(run: Run, console: Console) -> None:
+    """Print machine, table, and why rows failed or were not executed."""
     for line in head_lines(run):
         console.print(line, highlight=False, markup=False)
     table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)

@@ -39,11 +39,13 @@ class Row:
 
     @property
     def label(self) -> str:
+        """Which row it is, in words."""
         at = f", {self.size}, batch {self.batch}" if self.batch else ""
         return f"{self.network} ({self.contract}), {self.rung}, {self.precision}{at}"
 
     @property
     def failures(self) -> list[str]:
+        """What is beyond its limit, or went wrong, in words; empty if nothing is."""
         found = [self.error] if self.error else list(self.report.failures)
         ratio, limit = self.float64_ratio, self.float64_limit
         if ratio is not None and limit is not None and not ratio <= limit:
@@ -56,6 +58,7 @@ class Row:
         return "failed" if self.failures else self.report.status
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain data; the report's one case is unfolded."""
         own = asdict(self)
         report = own.pop("report")
         kept = {
@@ -87,6 +90,7 @@ class Run:
     seconds: float = 0.0
 
     def of_status(self, status: str) -> list[Row]:
+        """The rows of a status."""
         return [row for row in self.rows if row.status == status]
 
     def to_dict(self) -> dict[str, Any]:

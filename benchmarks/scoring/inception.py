@@ -111,7 +111,7 @@ class Statistics:
     Attributes:
         mean: (2048); covariance: (2048, 2048); fp64.
         about: what they are of, flat: ``count``, ``reference`` (name), ``reference_sha256``, ``weights_sha256``,
-            ``height``, ``width``; None for what a file of others does not say.
+            ``resize``, ``size`` (HEIGHTxWIDTH); without what a file of others does not say.
     """
 
     mean: np.ndarray

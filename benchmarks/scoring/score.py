@@ -33,6 +33,7 @@ class Networks:
     splits: int = 10
 
     def to(self, device: str) -> Networks:
+        """The same, its networks moved to a device."""
         for network in (self.lpips, self.inception and self.inception.network):
             if network is not None:
                 network.to(device)

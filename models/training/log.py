@@ -62,6 +62,7 @@ class Log:
             self.tensorboard.add_image("samples", grid, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Write out what TensorBoard still holds."""
         if self.tensorboard:
             self.tensorboard.close()
 

@@ -36,6 +36,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
+        """Whether this one writes files and prints."""
         return self.index == 0
 
     def share(self, batch_size: int) -> int:

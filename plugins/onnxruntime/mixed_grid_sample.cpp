@@ -1,7 +1,4 @@
 // The node posewarp::MixedGridSample for ONNX Runtime on the CPU: reads attributes and shapes, calls the kernel.
-//
-// An operator that is registered under the domain and name of a model-local function is taken instead of its body.
-// Inside, failures are exceptions; guarded() turns them into ONNX Runtime's statuses, so none leaves this file.
 
 #include "operators.h"
 

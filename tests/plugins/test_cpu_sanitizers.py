@@ -1,4 +1,4 @@
-"""AddressSanitizer and UndefinedBehaviorSanitizer watch random calls of the CPU sampler (fuzz.cpp)."""
+"""AddressSanitizer and UndefinedBehaviorSanitizer watch random calls of the CPU library (fuzz.cpp)."""
 
 from __future__ import annotations
 
