@@ -7,7 +7,7 @@ usage() {
 bash benchmarks/gpu.sh [--wheels DIR] [-o DIR] [--commit TEXT] [--steps FILE] [--dry-run]
 
   --wheels DIR   wheels that this machine lacks; large ones in parts, see benchmarks/gpu/wheels.sh
-  -o DIR         for CARD-DATE.json and CARD-DATE.logs.tar.gz; by default benchmarks/results
+  -o DIR         for CARD-DATE.json and CARD-DATE.logs.tar.gz; by default benchmarks/results/gpu
   --commit TEXT  what was measured, where the sources came without git
   --steps FILE   other steps than benchmarks/gpu/steps.txt
   --dry-run      print the steps and their limits, and run none
@@ -22,7 +22,7 @@ die() { # exit code, message
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-output=$root/benchmarks/results
+output=$root/benchmarks/results/gpu
 steps=$root/benchmarks/gpu/steps.txt
 given='' commit='' dry=''
 readonly BUDGET_S=${POSEWARP_GPU_BUDGET_S:-520} # 9 minutes, less what starting and packing take

@@ -1,4 +1,4 @@
-"""The README's table of what was measured on GPUs, from the files in benchmarks/results.
+"""The README's table of what was measured on GPUs, from the files in benchmarks/results/gpu.
 
     python benchmarks/gpu_table.py            write it into README.md, between its two markers
     python benchmarks/gpu_table.py --check    exit 1 if README.md has another one
@@ -22,7 +22,7 @@ from posewarp.runtime.errors import DataError
 from posewarp.runtime.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
-RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "README.md"
+RESULTS, README = ROOT / "benchmarks" / "results" / "gpu", ROOT / "README.md"
 BEGIN, END = "<!-- gpu-table -->", "<!-- /gpu-table -->"
 ABSENT = "not measured"
 _SOURCE = "Written by `benchmarks/gpu_table.py` from results of `bash benchmarks/gpu.sh`: [docs/gpu.md](docs/gpu.md)."
