@@ -26,7 +26,9 @@ from onnx import ModelProto
 from posewarp.benchmarks.harness.machine import machine
 from posewarp.benchmarks.random_generator import make_random_generator
 from posewarp.export.generator_spec import generator_spec
+from posewarp.export.graphs.convolutions import CONV, CONV_RELU
 from posewarp.export.graphs.graph import load_model
+from posewarp.export.graphs.inlining import OP
 from posewarp.export.ladder.sample_data import load_inputs, read_contract
 from posewarp.export.to_onnx import to_onnx
 from posewarp.models.config import GeneratorConfig
@@ -38,7 +40,7 @@ from posewarp.runtime.threads import available_cpus
 LIMIT_PERCENT = 3.0
 # Also as ONNX Runtime fuses them, which keeps the stem of the name.
 _LAYERS = ("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "GridSample")
-_LAYERS += ("MixedGridSample", "WinogradConv")
+_LAYERS += (OP, CONV, CONV_RELU)  # ours
 _WARM_UP = 3
 
 

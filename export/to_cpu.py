@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class CpuReport:
         path: the file.
         convolutions: how many are spelled for Winograd's filtering.
         of: how many convolutions there are.
-        onnx_ms, cpu_ms: of a run of the first inputs, the fastest of five, both files in turns; both with the plugin
+        onnx_ms, cpu_ms: of a run of the first inputs, the median of five, both files in turns; both with the plugin
             library, on as many threads as a session takes.
         parity: the rung that was measured, as in a side-car.
         notes: what a user should know besides.
@@ -146,11 +147,11 @@ def output_of(path: Path, output: str | Path | None) -> Path:
 
 
 def _time(sessions: tuple[Session, ...], feeds: Mapping[str, np.ndarray]) -> list[float]:
-    """Milliseconds of a run of each: the fastest of several, in turns."""
-    fastest = [float("inf")] * len(sessions)
+    """Milliseconds of a run of each: the median of several, in turns."""
+    times: list[list[float]] = [[] for _ in sessions]
     for _ in range(_TURNS):
-        for i, session in enumerate(sessions):
+        for session, taken in zip(sessions, times, strict=True):
             started = time.perf_counter()
             session.run(feeds)
-            fastest[i] = min(fastest[i], 1e3 * (time.perf_counter() - started))
-    return fastest
+            taken.append(1e3 * (time.perf_counter() - started))
+    return [median(taken) for taken in times]

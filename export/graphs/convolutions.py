@@ -35,13 +35,13 @@ def use_winograd(model: ModelProto) -> tuple[ModelProto, int]:
     rewritten = ModelProto()
     rewritten.CopyFrom(model)
     taken = {name for node in all_nodes(rewritten) for name in (*node.input, *node.output)}
-    outputs = {value.name for value in rewritten.graph.output}
+    outputs = {value.name for graph in graphs_of(rewritten.graph) for value in graph.output}
     takers = Counter(name for node in all_nodes(rewritten) for name in node.input)
     used: list[str] = []
     for graph in graphs_of(rewritten.graph):
         given = {value.name for value in graph.input}
         weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
-        relus = {node.input[0]: node for node in graph.node if node.op_type == "Relu"}
+        relus = {node.input[0]: node for node in graph.node if _is_relu(node)}
         fused = set()
         for node in graph.node:
             if not _suits(node, weights):
@@ -58,12 +58,16 @@ def use_winograd(model: ModelProto) -> tuple[ModelProto, int]:
             used.append(CONV if relu is None else CONV_RELU)
             inputs = [*node.input[:2], bias]
             node.CopyFrom(helper.make_node(used[-1], inputs, [result], node.name, domain=DOMAIN))
-        kept = [node for node in graph.node if node.op_type != "Relu" or node.input[0] not in fused]
+        kept = [node for node in graph.node if not (_is_relu(node) and node.input[0] in fused)]
         del graph.node[:]
         graph.node.extend(kept)
     for name in sorted(set(used)):
         _add_function(rewritten, name)
     return rewritten, len(used)
+
+
+def _is_relu(node: NodeProto) -> bool:
+    return node.op_type == "Relu" and node.domain in STANDARD
 
 
 def _suits(node: NodeProto, weights: dict[str, TensorProto]) -> bool:

@@ -24,7 +24,7 @@ from posewarp.export.graphs.warps import find_warps, rewrite_warps
 from posewarp.export.ladder import polygraphy_files
 from posewarp.export.ladder.sample_data import read_contract
 from posewarp.export.precision.emulation import check_rounding, emulate, half_type
-from posewarp.runtime import sidecar
+from posewarp.runtime import plugin_library, sidecar
 from posewarp.runtime.contract import Contract
 from posewarp.runtime.errors import BackendError, DataError, EngineError, ParityError
 from posewarp.runtime.session import Session
@@ -132,7 +132,7 @@ def _onnx(path: str) -> Iterator[Rung]:
     else:
         with errors_name(path):
             opened = Session.open(path)
-    if bodies & {(DOMAIN, CONV), (DOMAIN, CONV_RELU)}:
+    if dtype == "fp32" and bodies & {(DOMAIN, CONV), (DOMAIN, CONV_RELU)} and plugin_library.find("cpu"):
         # Its graph would be run by the functions' bodies, and tell of another file than the one that was opened.
         name, dtype, model = f"{name} Winograd", "winograd", None
     with opened as session:

@@ -171,6 +171,10 @@ struct Convolution
 int winogradConv(float const* input, float const* transformed, Ending const& ending, float* output,
     ConvSizes const& sizes, ParallelFor const& parallel) noexcept
 {
+    if (sizes.batch * sizes.outChannels * sizes.height * sizes.width == 0)
+    {
+        return POSEWARP_OK;
+    }
     Convolution const convolution{input, transformed, ending, output, sizes};
     // Where weights and a chunk fit, each thread takes chunks of its own; else all share each chunk's steps.
     int64_t rows = convolution.rowsIn(kOWN_FLOATS);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from posewarp.export.graphs.convolutions import CONV, CONV_RELU, use_winograd
 from posewarp.runtime.session import Session
@@ -66,3 +67,29 @@ def test_a_result_that_others_take_too_keeps_its_relu_apart():
     model.graph.output[1].name = "convolved"
     rewritten, _ = use_winograd(model)
     assert [node.op_type for node in rewritten.graph.node] == [CONV, "Relu"]
+
+
+def test_a_result_that_another_node_takes_too_keeps_its_relu_apart():
+    model = conv_model(relu=True, **PADS)
+    model.graph.node.append(helper.make_node("Neg", ["convolved"], ["z"]))
+    rewritten, _ = use_winograd(model)
+    assert [node.op_type for node in rewritten.graph.node] == [CONV, "Relu", "Neg"]
+
+
+def test_inside_a_branch_an_output_keeps_its_maker():
+    model = conv_model(relu=True, **PADS)
+    branch = helper.make_graph(
+        list(model.graph.node),
+        "branch",
+        [],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("convolved", "y")],
+        list(model.graph.initializer),
+    )
+    choose = helper.make_node("If", ["which"], ["a", "b"], then_branch=branch, else_branch=branch)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.append(choose)
+    rewritten, found = use_winograd(model)
+    assert found == 2
+    for attribute in rewritten.graph.node[0].attribute:
+        made = {name for node in attribute.g.node for name in node.output}
+        assert {value.name for value in attribute.g.output} <= made
