@@ -108,7 +108,7 @@ def test_other_instruction_sets_give_the_same(simd, tmp_path):
     )
     results = np.load(tmp_path / "y.npy")
     assert error_of(model, x, results) < TOLERANCE
-    if simd == "portable":
+    if simd == "portable" and plugin_library.simd() != "portable":
         with Session.open(path) as session:
             assert (results != session.run({"x": x})["y"]).any()
 
