@@ -186,7 +186,8 @@ def command(
             stop_after=stop_after,
             init_from=init_from,
             tensorboard=tensorboard,
-            metadata={"command": shlex.join(["posewarp", *sys.argv[1:]]), "data": about},
+            data=about,
+            metadata={"command": shlex.join(["posewarp", *sys.argv[1:]])},
         )
     except (KeyboardInterrupt, SystemExit):
         if processes.is_main:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from posewarp.models.config import GeneratorConfig
@@ -59,7 +60,8 @@ def train_side_by_side(runs: Sequence[Run], jobs: int) -> None:
     )  # a forked process hangs in OpenCV's and torch's thread pools
     waiting, running = list(runs), {}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bars = {
             run: progress.add_task(run.folder.name, total=run.training.steps, start=False) for run in runs
         }
@@ -105,7 +107,8 @@ def _work(run: Run) -> None:
                 workers=run.workers,
                 log_every=LOG_EVERY,
                 save_every=SAVE_EVERY,
-                metadata={"command": "python benchmarks/ablation.py", "data": "synthetic people"},
+                data="synthetic people",
+                metadata={"command": "python benchmarks/ablation.py"},
             )
         )
 

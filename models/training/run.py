@@ -7,10 +7,11 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -48,6 +49,7 @@ def train(
     stop_after: int | None = None,
     init_from: Path | None = None,
     tensorboard: bool = False,
+    data: str | None = None,
     metadata: dict[str, str] | None = None,
 ) -> Path | None:
     """Train in a folder; if it holds an interrupted run of the same settings, go on where that stopped.
@@ -67,12 +69,14 @@ def train(
         stop_after: interrupt at this step, as a time limit would; None to run through.
         init_from: a checkpoint of the same network whose weights (EMA where it has them) a new run starts from.
         tensorboard: write the log for TensorBoard too, into ``tensorboard/``.
+        data: what the two sets are, for the checkpoint; a run that had other ones is not resumed.
         metadata: strings for the checkpoint, such as the command that made it.
 
     Returns: the path of ``generator.safetensors``, None if ``stop_after`` came first.
-    Raises: CheckpointError if the folder holds a damaged run, or one of other settings, or VGG19's weights are not
-        there; ContractError if a process would get less than 2 pairs of a batch; BackendError for a device or library
-        that is not there; DataError if the folder cannot be written; PosewarpError if a loss is no longer finite.
+    Raises: CheckpointError if the folder holds a damaged run, or one of other settings or data, or VGG19's weights
+        are not there; ContractError if a process would get less than 2 pairs of a batch; BackendError for a device or
+        library that is not there; DataError if the folder cannot be written; PosewarpError if a loss or a weight is
+        no longer finite, which is never saved.
     """
     processes = join(device)
     config = config.resolved(len(training_set))
@@ -84,7 +88,7 @@ def train(
     vgg = _load_vgg(config, processes)
     trainer = Trainer(generator_config, config, len(training_set), processes, vgg)
     if (output / RESUME_FILE).exists():
-        _resume(trainer, output / RESUME_FILE)
+        _resume(trainer, output / RESUME_FILE, data)
     elif init_from is not None:
         trainer.start_from(checkpoint.load(init_from).generator)
     indices = ResumableSampler(len(training_set), config.seed, start=trainer.done * config.batch_size)
@@ -93,10 +97,11 @@ def train(
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     result = output / CHECKPOINT_FILE if last == config.steps else None
 
-    with _locked(output, processes), _progress(processes) as progress:
+    with _locked(output, processes), _progress(processes) as progress, ExitStack() as at_end:
         if processes.is_main:
             _tell_settings(vgg, config, share)
             log = Log(output, trainer.done, tensorboard)
+            at_end.callback(log.close)
             samples = Samples(output / "samples", held_out, generator_config, processes.device)
         waits_told = False
         bar = progress.add_task("training", total=config.steps, completed=trainer.done, note="")
@@ -111,19 +116,22 @@ def train(
                     if entry["data_wait"] > DATA_WAIT_LIMIT and not waits_told:
                         waits_told = True
                         _tell_waiting(entry["data_wait"], workers)
-            if processes.is_main and (trainer.done % save_every == 0 or trainer.done == last):
-                figures, grid = samples.draw(trainer.ema, f"{trainer.done:06d}")
-                log.write(trainer.done, figures)
-                log.show(trainer.done, grid)
-                with atomic_write(output / RESUME_FILE) as temporary:
-                    torch.save(trainer.state_dict(), temporary)
+            if trainer.done % save_every == 0 or trainer.done == last:
+                _check_finite(trainer)  # in all processes, so that none waits for another
+                if processes.is_main:
+                    figures, grid = samples.draw(trainer.ema, f"{trainer.done:06d}")
+                    log.write(trainer.done, figures)
+                    log.show(trainer.done, grid)
+                    with atomic_write(output / RESUME_FILE) as temporary:
+                        torch.save(trainer.state_dict() | {"data": data}, temporary)
             if trainer.done == last:
                 break
-        if processes.is_main:
-            log.close()
-            if result:
-                figures, _ = samples.draw(trainer.ema, "final")
-                _save(result, trainer, vgg, {"figures": json.dumps(figures), **(metadata or {})})
+        if result:
+            _check_finite(trainer)  # a finished run's save may be an older version's
+        if processes.is_main and result:
+            figures, _ = samples.draw(trainer.ema, "final")
+            about = {} if data is None else {"data": data}
+            _save(result, trainer, vgg, {"figures": json.dumps(figures), **about, **(metadata or {})})
         processes.wait()
     return result
 
@@ -164,17 +172,25 @@ def _load_vgg(config: TrainingConfig, processes: Processes) -> Vgg19Features | N
     return vgg if processes.is_main else load_vgg19(config.vgg)
 
 
-def _resume(trainer: Trainer, path: Path) -> None:
+def _resume(trainer: Trainer, path: Path, data: str | None) -> None:
     try:
         state = torch.load(path, map_location=trainer.device, weights_only=True)
         trainer.load_state_dict(state)
         before, now = state.get("processes", 1), trainer.processes
+        data_before = state.get("data")
     except CheckpointError:
         raise
     except Exception as exc:  # of a damaged or foreign file torch raises nearly anything
         raise CheckpointError(
             f"{path} cannot be resumed from ({type(exc).__name__}); remove it to begin anew, or use another folder"
         ) from exc
+    if None not in (data_before, data) and data_before != data:  # None in older files
+        raise CheckpointError(
+            f"the run to resume was on other data, {data_before}, than is given now, {data}; give the same data and "
+            "options of it, or another folder",
+            got=data_before,
+            expected=data,
+        )
     if before != now.count and now.is_main:
         _tell(
             f"the run had {before} processes and goes on with {now.count}: batch norm sees other shares, so the "
@@ -189,11 +205,30 @@ def _entry(losses: Mapping[str, Tensor], meter: Meter, processes: Processes, ste
     means = processes.average(torch.stack([value.float().to(processes.device) for value in values])).tolist()
     for name, mean in zip(losses, means, strict=False):
         if not math.isfinite(mean):
-            raise PosewarpError(
-                f"the run came apart: {name} is {mean} at step {step}; begin anew with a lower learning rate"
-            )
+            raise _came_apart(f"{name} is {mean}", step)
     entry = {name: round(mean, 6) for name, mean in zip(losses, means, strict=False)}
     return entry | {"pairs_per_s": round(pairs_per_s, 1), "data_wait": round(means[-1], 3)}
+
+
+def _check_finite(trainer: Trainer) -> None:
+    """Before a save, so that the last good one stays. Between two lines of the log no loss is looked at.
+
+    Raises: PosewarpError if a weight or running statistic is not finite.
+    """
+    networks = {
+        "generator": trainer.generator,
+        "EMA of the generator": trainer.ema,
+        "discriminators": trainer.discriminators,
+    }
+    for name, network in networks.items():
+        # A sum is not finite where a summand is not; in float64 finite ones do not overflow.
+        total = sum(value.sum(dtype=torch.float64) for value in network.state_dict().values())
+        if not torch.isfinite(total):
+            raise _came_apart(f"a weight of the {name} is not finite", trainer.done)
+
+
+def _came_apart(what: str, step: int) -> PosewarpError:
+    return PosewarpError(f"the run came apart: {what} at step {step}; begin anew with a lower learning rate")
 
 
 def _save(path: Path, trainer: Trainer, vgg: Vgg19Features | None, metadata: Mapping[str, str]) -> None:
@@ -238,11 +273,13 @@ def _tell(line: str) -> None:
 
 
 def _progress(processes: Processes) -> Progress:
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        disable=not processes.is_main,
+        console=console,
+        disable=not (processes.is_main and console.is_terminal),
     )

@@ -141,9 +141,7 @@ def test_resuming_with_another_number_of_processes_is_said(tmp_path, capsys):
 
 def test_checkpoint_says_what_it_was_trained_with(tmp_path, capsys):
     config = TrainingConfig(steps=1, batch_size=2, vgg="random")
-    result = train(
-        tmp_path, TINY, config, people(), people("test", 2), workers=0, metadata={"data": "people"}
-    )
+    result = train(tmp_path, TINY, config, people(), people("test", 2), workers=0, data="people")
     metadata = checkpoint.load(result).metadata
     assert json.loads(metadata["training"])["vgg"] == "random"
     assert json.loads(metadata["vgg"])["source"].startswith("random weights")
@@ -174,6 +172,42 @@ def test_a_run_that_comes_apart_is_stopped(tmp_path):
     with pytest.raises(PosewarpError, match=r"is nan at step \d; begin anew with a lower learning rate"):
         train(tmp_path, TINY, config, people(), people("test", 2), workers=0, log_every=1)
     assert not (tmp_path / "last.pt").exists()
+
+
+@pytest.mark.parametrize("save_every", [250, 3])
+def test_a_network_that_is_not_finite_is_never_saved_and_the_last_good_save_stays(tmp_path, save_every):
+    sets = (people(), people("test", 2))
+    config = TrainingConfig(steps=4, batch_size=2, learning_rate=1e30)
+    train(tmp_path, TINY, config, *sets, workers=0, stop_after=1)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(
+        PosewarpError, match=r"generator is not finite at step [34]; begin anew .* learning rate"
+    ):
+        train(tmp_path, TINY, config, *sets, workers=0, log_every=50, save_every=save_every)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert not (tmp_path / "generator.safetensors").exists()
+
+
+def test_the_log_is_closed_when_a_run_fails(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(log.Log, "close", lambda self: closed.append(self.path))
+    config = TrainingConfig(steps=2, batch_size=2)
+    with pytest.raises(DataError):
+        train(tmp_path, TINY, config, Broken(), people("test", 2), workers=0)
+    assert closed == [tmp_path / "log.jsonl"]
+
+
+def test_a_run_on_other_data_is_not_resumed_but_one_that_does_not_say_is(tmp_path):
+    config, sets = TrainingConfig(steps=3, batch_size=2), (people(), people("test", 2))
+    train(tmp_path, TINY, config, *sets, workers=0, stop_after=1, data="market, masks a")
+    with pytest.raises(CheckpointError, match=r"other data, market, masks a, than .*, market, masks b; give"):
+        train(tmp_path, TINY, config, *sets, workers=0, data="market, masks b")
+    train(tmp_path, TINY, config, *sets, workers=0, stop_after=2, data="market, masks a")
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    del state["data"]
+    torch.save(state, tmp_path / "last.pt")
+    result = train(tmp_path, TINY, config, *sets, workers=0, data="market, masks b")
+    assert checkpoint.load(result).metadata["data"] == "market, masks b"
 
 
 def test_log_of_something_else_is_left_alone(tmp_path):
