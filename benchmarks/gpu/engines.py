@@ -28,7 +28,7 @@ from posewarp.export.to_engine import Shapes, to_engine
 from posewarp.export.to_fp16 import to_fp16
 from posewarp.runtime import Session, command, plugin_library
 from posewarp.runtime.contract import Contract
-from posewarp.runtime.errors import ParityError, PosewarpError
+from posewarp.runtime.errors import BackendError, EngineError, ParityError, PosewarpError
 from posewarp.runtime.files import atomic_write
 
 NETWORKS = ("demo", "deepfashion")
@@ -54,6 +54,15 @@ def find_backend(folder: Path) -> tuple[str | None, list[str]]:
         else:
             return backend, reasons
     return None, reasons
+
+
+def refusal(folder: Path, backend: str) -> str | None:
+    """Why a backend is not here or does not take this card; None if it builds and runs y = relu(x + x)."""
+    try:
+        _try(folder, backend)
+    except (EngineError, BackendError) as exc:
+        return " ".join(str(exc).split())
+    return None
 
 
 def _try(folder: Path, backend: str) -> None:

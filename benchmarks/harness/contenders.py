@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from posewarp.benchmarks.harness.networks import Network
+from posewarp.benchmarks.harness.networks import Derived, Network
 from posewarp.benchmarks.harness.worker import Job
 from posewarp.export.graphs.graph import load_model
 from posewarp.export.ladder.rungs import is_engine
@@ -34,6 +34,7 @@ class Contender:
         file: what that function opens.
         job: device, type, copies and graph; threads are set when it is opened.
         missing: why it cannot be measured here; None if it can.
+        failure: what went wrong in making its file; None if nothing did.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Contender:
     file: str
     job: Job = field(default_factory=Job)
     missing: str | None = None
+    failure: str | None = None
 
     @property
     def label(self) -> str:
@@ -95,17 +97,22 @@ def _on_cpu(network: Network) -> Iterator[Contender]:
     library = plugin_library.find("cpu")
     ours = _contender("ONNX Runtime + posewarp", "library_session", onnx, ("onnxruntime",))
     yield ours if library else replace(ours, missing="the plugin library is not built; run `make plugins`")
-    winograd = _contender(
-        "ONNX Runtime + posewarp, Winograd", "library_session", str(network.cpu.path), ("onnxruntime",)
-    )
-    yield replace(winograd, missing=network.cpu.missing)
+    name = "ONNX Runtime + posewarp, Winograd"
+    yield _of_derived(name, "library_session", network.cpu, ("onnxruntime",))
     if network.torch:
         yield _contender("PyTorch eager", "torch_eager", network.torch, ("torch",), network=network)
         compiled = _contender("torch.compile", "torch_compile", network.torch, ("torch",), network=network)
         compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         yield compiled if compiler else replace(compiled, missing="no C++ compiler")
     yield _contender("OpenVINO", "openvino", onnx, ("openvino",))
-    yield replace(_contender("MNN", "session", str(network.mnn.path), ()), missing=network.mnn.missing)
+    yield _of_derived("MNN", "session", network.mnn, ())
+
+
+def _of_derived(name: str, entry: str, derived: Derived, needed: tuple[str, ...]) -> Contender:
+    exc = derived.error
+    failure = exc and f"{type(exc).__name__}: {' '.join(str(exc).split())}"
+    contender = _contender(name, entry, str(derived.path), needed)
+    return replace(contender, missing=contender.missing or derived.missing, failure=failure)
 
 
 def _files(network: Network, full: bool) -> Iterator[Contender]:

@@ -70,6 +70,9 @@ class Entrant:
         if self.contender.missing:
             self.failure = (NOT_MEASURED, self.contender.missing)
             return self
+        if self.contender.failure:
+            self.failure = (FAILED, self.contender.failure)
+            return self
         self.worker = Worker(self.threads)
         job = replace(self.contender.job, threads=self.threads)
         try:

@@ -22,8 +22,9 @@ from posewarp.export.to_cpu import SUFFIX as CPU_SUFFIX
 from posewarp.export.to_cpu import to_cpu
 from posewarp.export.to_mnn import to_mnn
 from posewarp.export.to_onnx import to_onnx
+from posewarp.runtime import plugin_library
 from posewarp.runtime.contract import Contract
-from posewarp.runtime.errors import DataError, PosewarpError
+from posewarp.runtime.errors import DataError, ExportError, PosewarpError
 from posewarp.runtime.files import sha256
 
 MADE = ("demo", "deepfashion", "deepfashion-512x352")
@@ -34,11 +35,14 @@ class Derived:
     """A file that is made of the FP32 ONNX file, given or made here.
 
     Attributes:
-        path: None where ``missing`` says why there is none.
+        path: None where ``missing`` or ``error`` says why there is none.
+        missing: what this machine or network lacks for it.
+        error: what went wrong where it should have been made.
     """
 
     path: Path | None
     missing: str | None = None
+    error: PosewarpError | None = None
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,13 @@ def _make(build: Callable, onnx: Path, output: Path, data: str | None) -> Derive
     if build is to_mnn and find_spec("MNN") is None:
         return Derived(None, "MNN is not installed")
     try:
+        if build is to_cpu and plugin_library.find("cpu") is None:
+            return Derived(None, "the plugin library is not built; run `make plugins`")
         build(onnx, output, data=data)
-    except PosewarpError as exc:
+    except ExportError as exc:  # the network is none for it
         return Derived(None, " ".join(str(exc).split()))
+    except PosewarpError as exc:
+        return Derived(None, error=exc)
     return Derived(output)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from posewarp.benchmarks.gpu import engines
 from posewarp.benchmarks.harness.contenders import cuda_missing
 from posewarp.benchmarks.harness.networks import Derived, Network
 from posewarp.export.capture.difference import FLOAT64_RATIO
@@ -24,11 +25,10 @@ from posewarp.export.ladder.drift import WarpDrift, coordinate_drift
 from posewarp.export.ladder.measures import TOLERANCES, Tolerance, distance, p999
 from posewarp.export.ladder.rungs import NotExecuted, is_engine, open_rung
 from posewarp.export.precision.emulation import half_type
-from posewarp.export.to_engine import to_engine
 from posewarp.export.to_fp16 import to_fp16
 from posewarp.runtime import plugin_library, sidecar
 from posewarp.runtime.contract import Contract
-from posewarp.runtime.errors import EngineError, ExportError
+from posewarp.runtime.errors import BackendError, EngineError, ExportError
 from posewarp.runtime.plugin_library import Place
 from posewarp.runtime.session import Session
 
@@ -181,6 +181,8 @@ def _library() -> Path:
 
 
 def _made(derived: Derived) -> Path:
+    if derived.error:
+        raise derived.error
     if derived.path is None:
         raise NotExecuted("file", derived.missing)
     return derived.path
@@ -224,28 +226,34 @@ def _emulated(files: _Files, path: Path) -> Iterator[Opened]:
 
 @contextmanager
 def _converted(files: _Files, dtype: str) -> Iterator[Opened]:
+    with _emulated(files, _half(files, dtype)) as opened:
+        yield opened
+
+
+def _half(files: _Files, dtype: str) -> Path:
     try:
-        path = files.half(dtype)
+        return files.half(dtype)
     except ExportError as exc:
         raise NotExecuted(dtype, f"it cannot be converted: {exc}") from exc
-    with _emulated(files, path) as opened:
-        yield opened
 
 
 @contextmanager
 def _engine(files: _Files, backend: str, dtype: str, runs: Sequence[Arrays]) -> Iterator[Opened]:
-    """An engine that is built here, where there is a GPU to run it on."""
+    """An engine that is built here, where there is a GPU to run it on, and a TensorRT that takes the card."""
     if missing := cuda_missing():
         raise NotExecuted(backend, missing)
-    onnx = files.network.onnx if dtype == "fp32" else files.half(dtype)
+    onnx = files.network.onnx if dtype == "fp32" else _half(files, dtype)
     path = files.folder / f"{files.network.name}.{dtype}.{backend}.engine"
     contract = files.network.contract
     try:
-        to_engine(onnx, path, backend=backend, profiles=_shapes(contract, runs))
-    except (EngineError, ExportError) as exc:
-        raise NotExecuted(backend, f"it cannot be built here: {exc}") from exc
-    with _file(path, contract) as opened:
-        yield opened
+        engines.build(onnx, path, backend, profiles=_shapes(contract, runs))
+        session = Session.open(path, device="cuda", contract=contract)
+    except (EngineError, BackendError) as exc:
+        if reason := engines.refusal(files.folder, backend):
+            raise NotExecuted(backend, reason) from exc
+        raise
+    with session:
+        yield Opened(session.run)
 
 
 def _shapes(contract: Contract, runs: Sequence[Arrays]) -> Shapes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from posewarp.benchmarks import latency as command
-from posewarp.benchmarks.harness import contenders, report, results
+from posewarp.benchmarks.harness import contenders, networks, report, results
 from posewarp.benchmarks.harness.contenders import BASELINE, Contender, contenders_of, own_contender
 from posewarp.benchmarks.harness.heats import Pace
 from posewarp.benchmarks.harness.limits import measure_work
@@ -250,6 +251,30 @@ def test_command_exits_with_1_for_a_wrong_contender(small, tmp_path):
     assert statuses["bad"] == "wrong"
     assert (tmp_path / "out/latency.html").is_file()
     assert (tmp_path / "out/latency.md").is_file()
+
+
+def test_file_that_fails_its_gate_is_a_failed_row_and_exits_with_1(small, tmp_path, monkeypatch):
+    def beyond(*_, **__):
+        raise ParityError("y at batch 1: max 0.5; it was not written")
+
+    monkeypatch.setattr(networks, "to_mnn", beyond)
+    monkeypatch.setattr(networks, "find_spec", lambda name: name)
+    arguments = [str(small), "--data", "random", "--only", "mnn", "--batch-size", "1", "--rounds", "1"]
+    result = CliRunner().invoke(command.app, [*arguments, "--threads", "1", "-o", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "MNN, batch 1, callers 1: failed: ParityError: y at batch 1: max 0.5" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"), [("MNN", "MNN is not installed"), ("library", "the plugin library is not built")]
+)
+def test_file_that_cannot_be_made_here_is_not_measured(small, tmp_path, monkeypatch, lacking, said):
+    monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    monkeypatch.setattr(networks, "plugin_library", SimpleNamespace(find=lambda name: None))
+    found = find_networks([str(small)], tmp_path, "random")[0]
+    derived = found.mnn if lacking == "MNN" else found.cpu
+    assert derived.missing.startswith(said)
+    assert derived.error is None
 
 
 def test_without_a_driver_gpu_rows_say_so(network, monkeypatch):

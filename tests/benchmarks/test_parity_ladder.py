@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from networks.one_warp import one_warp
 from typer.testing import CliRunner
 
 from posewarp.benchmarks import parity as command
+from posewarp.benchmarks.harness import networks
 from posewarp.benchmarks.ladder import rungs as ladder
 from posewarp.benchmarks.ladder.measure import steps_of
 from posewarp.benchmarks.ladder.rungs import Opened, Rung, rungs_of
@@ -22,7 +24,7 @@ from posewarp.export.ladder.rungs import NotExecuted
 from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig
 from posewarp.runtime.contract import Contract, TensorSpec
-from posewarp.runtime.errors import BackendError, DataError, ParityError
+from posewarp.runtime.errors import BackendError, DataError, EngineError, ParityError
 
 HEIGHT, WIDTH = 48, 32
 RUNNABLE = {
@@ -43,7 +45,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    return command.parity([str(folder / "one.onnx")], data="random", batches=(1, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ladder, "cuda_missing", lambda: "no CUDA driver")  # on a machine with a GPU too
+        return command.parity([str(folder / "one.onnx")], data="random", batches=(1, 2))
 
 
 def invoke(*arguments):
@@ -71,7 +75,41 @@ def test_a_rung_that_cannot_run_says_why_and_has_not_passed(run):
     }
     for row in engines:
         assert row.status == "not executed"
-        assert "driver" in row.report.not_executed
+        assert row.report.not_executed == "no CUDA driver"
+
+
+@pytest.mark.parametrize(
+    ("build", "rung"), [("to_cpu", "ONNX Runtime + operator, Winograd"), ("to_mnn", "MNN")]
+)
+def test_a_file_that_fails_its_gate_is_a_row_that_failed(folder, monkeypatch, build, rung):
+    def beyond(*_, **__):
+        raise ParityError("warped at batch 1: max 0.5;\nit was not written")
+
+    monkeypatch.setattr(networks, build, beyond)
+    monkeypatch.setattr(networks, "find_spec", lambda name: name)
+    monkeypatch.setattr(networks, "plugin_library", SimpleNamespace(find=lambda name: folder))
+    found = command.parity([str(folder / "one.onnx")], data="random", batches=(1,), choose=only(rung))
+    (row,) = found.rows
+    assert row.failures == ["ParityError: warped at batch 1: max 0.5; it was not written"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"), [("TensorRT is not installed", "not executed"), (None, "failed")]
+)
+def test_an_engine_that_does_not_build_failed_where_tensorrt_takes_the_card(
+    folder, monkeypatch, refusal, status
+):
+    def build(*_, **__):
+        raise EngineError("the engine cannot be built")
+
+    monkeypatch.setattr(ladder, "cuda_missing", lambda: None)
+    monkeypatch.setattr(ladder.engines, "build", build)
+    monkeypatch.setattr(ladder.engines, "refusal", lambda folder, backend: refusal)
+    found = command.parity([str(folder / "one.onnx")], data="random", batches=(1,), choose=only("TensorRT"))
+    assert [row.status for row in found.rows] == [status] * 2
+    for row in found.rows:
+        said = row.report.not_executed or row.failures[0]
+        assert said == (refusal or "EngineError: the engine cannot be built")
 
 
 def test_the_operator_is_not_executed_where_it_is_not_built(folder, monkeypatch):
