@@ -36,6 +36,7 @@ from posewarp.benchmarks.scoring.published import DATA_SETS, SOURCE
 from posewarp.benchmarks.scoring.published import published as published_rows
 from posewarp.benchmarks.scoring.report import mark_random, network_settings, notes, table, write
 from posewarp.benchmarks.scoring.score import Networks, score
+from posewarp.cli.options import to_frame
 from posewarp.runtime import command
 from posewarp.runtime.errors import ContractError, DataError
 from posewarp.runtime.files import check_outputs
@@ -76,7 +77,9 @@ def quality(
     masks: Annotated[
         Path | None, typer.Option(help="Garment masks: parsing maps of --data, black and white for folders.")
     ] = None,
-    parsing: Annotated[str, typer.Option(help="What the maps' labels mean, for --data.")] = "adgan8",
+    parsing: Annotated[
+        str | None, typer.Option(help="What the maps' labels mean, for --data; adgan8 if left out.")
+    ] = None,
     lpips_weights: Annotated[
         str | None, typer.Option(metavar="PATH|torchvision", help="AlexNet's: measure LPIPS.")
     ] = None,
@@ -119,10 +122,11 @@ def quality(
         ("--list", pair_list, "--ground-truth", ground_truth),
         ("--layout", layout, "--data", data),
         ("--masks", masks, "--data or --ground-truth", data or ground_truth),
+        ("--parsing", parsing, "--masks of --data", masks and data),
     ):
         if given is not None and there is None:
             raise DataError(f"{option} belongs to {place}, which is not given")
-    resize = None if size is None else Resize(*_size(size), resize_filter)
+    resize = None if size is None else Resize(*to_frame(size, "--size"), resize_filter)
     folders = {name: Pictures(path) for name, path in named.items() if path.is_dir()}
     if random_weights is not None and "random" not in (lpips_weights, inception_weights):
         lpips_weights, inception_weights = lpips_weights or "random", inception_weights or "random"
@@ -147,7 +151,9 @@ def quality(
                 ground_truth, list(folders.values()), pair_list, masks, resize, pairs
             )
         elif data is not None:
-            material = sources.data_tree(data, layout, _one_size(opened, resize), masks, parsing, pairs)
+            material = sources.data_tree(
+                data, layout, _one_size(opened, resize), masks, parsing or "adgan8", pairs
+            )
         elif folders:
             raise DataError(f"{next(iter(folders))} is a folder; give --ground-truth or --data")
         else:
@@ -237,13 +243,6 @@ def _named(entries: Sequence[str]) -> dict[str, Path]:
 
 def _weights(given: str, seed: int | None) -> str | int:
     return (seed or 0) if given == "random" else given
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise ContractError(f"--size is {text!r}, expected HEIGHTxWIDTH such as 256x176", got=text)
-    return int(height), int(width)
 
 
 def _one_size(opened: Mapping[str, Opened], resize: Resize | None) -> tuple[int, int] | None:

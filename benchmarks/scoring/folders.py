@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ class Pictures:
     Attributes:
         folder: where they are.
         paths: file by name.
+        pairs: file by source and target, of names with their suffixes inside, as a.jpg___b.jpg_vis.
 
     Raises: DataError if there is no such folder, no picture in it, or two of one name.
     """
@@ -83,6 +85,17 @@ class Pictures:
 
     def __contains__(self, name: str) -> bool:
         return name in self.paths or _stem(name) in self.paths
+
+    @cached_property
+    def pairs(self) -> dict[Name, Path]:
+        found: dict[Name, Path] = {}
+        for stem, path in self.paths.items():
+            core = stem.removesuffix("_vis")
+            for separator in SEPARATORS:
+                for place in (i for i in range(len(core)) if core.startswith(separator, i)):
+                    pair = _stem(core[:place]), _stem(core[place + len(separator) :])
+                    found.setdefault(pair, path)
+        return found
 
     @property
     def formats(self) -> dict[str, int]:
@@ -195,13 +208,8 @@ def generated_path(pictures: Pictures, name: Name) -> Path:
     for stem in tried:
         if stem in pictures.paths:
             return pictures.paths[stem]
-    # With suffixes inside, as a.jpg___b.jpg_vis.
-    for stem, path in pictures.paths.items():
-        core = stem.removesuffix("_vis")
-        for separator in SEPARATORS:
-            before, found, after = core.partition(f"{separator}{target}")
-            if found and _stem(before) == source and _stem(f"{target}{after}") == target:
-                return path
+    if name in pictures.pairs:
+        return pictures.pairs[name]
     raise DataError(f"{pictures.folder} has no {tried[0]} and no {tried[1]}; nothing was measured")
 
 

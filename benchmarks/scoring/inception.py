@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -150,11 +152,15 @@ class Statistics:
         Raises: DataError if it cannot be read.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(
+                path, allow_pickle=False
+            ) as file:  # of an .npy an array, which is no context: TypeError
                 arrays = {name: file[name] for name in file.files}
             mean, covariance = (np.asarray(arrays.pop(name), np.float64) for name in ("mu", "sigma"))
-        except (OSError, ValueError, KeyError, EOFError) as exc:
-            raise DataError(f"{path} holds no statistics (mu and sigma in an .npz): {exc}") from exc
+        except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as exc:
+            raise DataError(
+                f"{path} holds no statistics ({exc}); expected mu and sigma in an .npz: remove it to have it made anew"
+            ) from exc
         size = len(mean.reshape(-1))
         if mean.ndim != 1 or covariance.shape != (size, size) or size != int(FEATURES[0]):
             raise DataError(

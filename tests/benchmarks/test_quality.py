@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 
 from posewarp.benchmarks import quality
-from posewarp.benchmarks.scoring.folders import Pictures, TruthFolder, names_of, split_name
+from posewarp.benchmarks.scoring.folders import Pictures, TruthFolder, names_of
 from posewarp.benchmarks.scoring.generators import copy_source, of_network
 from posewarp.benchmarks.scoring.inception import Statistics
-from posewarp.benchmarks.scoring.measures import Target, keypoint_mask, measure_pair, pad_white
 from posewarp.benchmarks.scoring.published import published
 from posewarp.benchmarks.scoring.score import score
 from posewarp.export.to_fp16 import to_fp16
@@ -68,64 +67,6 @@ def folders(tmp_path, people):
 
 def save(path, image):
     Image.fromarray(image).save(path)
-
-
-def test_truth_a_level_off_has_the_psnr_of_one_level(people):
-    # 255 levels clip at 255, so a few pixels are nearer than one level.
-    brighter = lambda pairs: [(p.target_image.astype(int) + 1).clip(0, 255).astype(np.uint8) for p in pairs]  # noqa: E731
-    figures = score(brighter, people)
-    assert figures["psnr_db"] == pytest.approx(20 * np.log10(255), abs=0.2)
-    assert figures["garment_psnr_db"] == pytest.approx(20 * np.log10(255), abs=0.3)
-    assert figures["ssim"] > 0.999
-    assert figures["pairs"] == PAIRS
-
-
-def test_figures_of_copying_equal_the_formula(people):
-    figures = score(copy_source, people)
-    squares = [np.square(p.source_image.astype(float) - p.target_image) for p in people]
-    whole = [10 * np.log10(255**2 / square.mean()) for square in squares]
-    garment = [
-        10 * np.log10(255**2 / square[p.garment_mask].mean())
-        for p, square in zip(people, squares, strict=True)
-    ]
-    assert figures["psnr_db"] == pytest.approx(np.mean(whole))
-    assert figures["garment_psnr_db"] == pytest.approx(np.mean(garment))
-    assert figures["ssim"] < 0.9
-
-
-def test_pairs_without_garment_are_left_out_and_counted(people):
-    masks = [np.zeros((64, 32), bool), people[1].garment_mask]
-    targets = [Target(p.target_image, None, mask) for p, mask in zip(people, masks, strict=False)]
-    images = [p.source_image for p in people[:2]]
-    figures = score(lambda _: images, targets)
-    assert figures["garment_psnr_db"] == pytest.approx(measure_pair(images[1], targets[1])["garment_psnr_db"])
-    assert figures["garment_psnr_db_pairs"] == 1
-
-
-def test_masked_ssim_sees_nothing_outside_the_mask(people):
-    pair = people[0]
-    changed = np.where(pair.garment_mask[..., None], pair.target_image, 255 - pair.target_image)
-    figures = measure_pair(changed, pair)
-    assert figures["garment_ssim"] == pytest.approx(1)
-    assert figures["ssim"] < 0.9
-
-
-def test_keypoint_mask_is_a_bar_of_eight_pixels_with_round_ends():
-    keypoints = np.full((18, 2), -1.0)
-    keypoints[2], keypoints[3] = (15, 10), (15, 40)  # right shoulder and elbow: a vertical limb
-    mask = keypoint_mask(keypoints, 64, 32)
-    rows, columns = np.nonzero(mask)
-    assert (columns.min(), columns.max()) == (11, 19)
-    assert (rows.min(), rows.max()) == (7, 43)  # a disc of radius 4 reaches less than 4 px
-    assert mask[10:41, 12:19].all()
-    assert not keypoint_mask(np.full((18, 2), -1.0), 64, 32).any()
-
-
-def test_padding_is_forty_white_columns_on_each_side():
-    padded = pad_white(np.zeros((256, 176, 3), np.uint8))
-    assert padded.shape == (256, 256, 3)
-    assert padded[:, :40].min() == padded[:, 216:].min() == 255
-    assert padded[:, 40:216].max() == 0
 
 
 def test_command_writes_its_settings_and_a_row_for_copying(random_generator, tmp_path):
@@ -263,18 +204,6 @@ def test_a_missing_file_is_named_and_stops_it(folders, run, tmp_path, side, list
     assert "to2" in err
 
 
-def test_names_of_results_are_read_in_every_spelling(tmp_path, people):
-    (tmp_path / "truth").mkdir()
-    for stem in ("b_2side", "c"):
-        save(tmp_path / f"truth/{stem}.jpg", people[0].target_image)
-    truths = Pictures(tmp_path / "truth")
-    assert split_name("a_1front_2_b_2side_vis", truths) == ("a_1front", "b_2side")
-    assert split_name("a.jpg___c.jpg_vis", truths) == ("a", "c")
-    assert split_name("c", truths) == (None, "c")
-    with pytest.raises(DataError, match=r"no ground truth for x_2_y_vis"):
-        split_name("x_2_y_vis", truths)
-
-
 def test_a_pair_generated_in_one_folder_must_be_in_all(folders, tmp_path, run):
     generated, truth = folders
     (tmp_path / "other").mkdir()
@@ -332,9 +261,9 @@ def test_pictures_of_another_size_are_scaled_when_asked(folders, run):
         (["{empty}", "--ground-truth", "{truth}"], "holds no picture"),
         (["{generated}"], "give --ground-truth or --data"),
         (["{generated}", "{generated}", "--ground-truth", "{truth}"], "two rows are called generated"),
-        (["{generated}", "--ground-truth", "{truth}", "--size", "64"], "expected HEIGHTxWIDTH"),
         (["{generated}", "--ground-truth", "{truth}", "--lpips-weights", "no.pth"], "there are no weights at no.pth"),
         (["{generated}", "--ground-truth", "{truth}", "--fid-reference", "{truth}"], "give --inception-weights"),
+        (["{generated}", "--data", "{truth}", "--parsing", "lip20"], "--parsing belongs to --masks of --data"),
         (["{generated}", "--list", "x.csv"], "--list belongs to --ground-truth"),
         (["nothing.bin"], "does not exist; expected .safetensors"),
     ],
@@ -346,6 +275,13 @@ def test_misuse_is_one_line(folders, tmp_path, run, arguments, said):
     assert code == 1
     assert said in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("size", ["64", "64x", "0x32", "64x32x3"])
+def test_a_size_that_cannot_be_read_exits_with_2(folders, run, size):
+    code, _, err, _ = run(folders[0], "--ground-truth", folders[1], "--size", size)
+    assert code == 2
+    assert f"--size is '{size}', expected HEIGHTxWIDTH" in " ".join(err.replace("│", "").split())
 
 
 def test_lpips_weights_of_another_network_are_refused(folders, tmp_path, run):
