@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -84,7 +85,7 @@ def test_two_hundred_sessions_leave_their_memory_behind(files):
             with opened(files) as session:
                 session.run(feeds(seed))
         gc.collect()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     before = resident_mib(20)
     assert resident_mib(200) - before < 20
