@@ -134,10 +134,15 @@ def detect_command(
         else PoseDetector.open(model, detector, device=device)
     )
     found: dict[str, list[np.ndarray]] = {}
-    with _overlays(overlay) as draw, progress_bar() as progress:
+    unreadable: list[DataError] = []
+    with _overlays(overlay) as draw, progress_bar() as progress, few_warnings():
         for name, path in progress.track(pictures.items(), description="pictures"):
             try:
-                image = read_image(path)
+                try:
+                    image = read_image(path)
+                except DataError as exc:
+                    unreadable.append(exc)
+                    raise
                 seen = [each.round(3) for each in detect(image, min_score=min_score)]
                 if not seen:
                     raise DataError(f"nobody was found in {path}")
@@ -148,6 +153,10 @@ def detect_command(
                 continue
             found[name] = seen if people == "all" else seen[:1]
             draw(name, image, found[name])
+        if len(unreadable) == len(pictures):
+            raise DataError(
+                f"none of the {len(pictures)} pictures of {source} can be read; the first: {unreadable[0]}"
+            )
         if not found:
             raise DataError(f"nobody was found in any of the {len(pictures)} pictures of {source}")
         write_keypoints(output, found, kind)

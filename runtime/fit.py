@@ -9,7 +9,7 @@ from PIL import Image
 
 from posewarp.runtime.errors import ContractError
 from posewarp.runtime.image import check_image
-from posewarp.runtime.keypoints import MISSING, is_missing
+from posewarp.runtime.keypoints import MISSING, is_missing, scale_keypoints
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,10 @@ class Fit:
     def keypoints(self, keypoints: np.ndarray) -> np.ndarray:
         """(..., 2) in pixels of the source to float32 (..., 2) in the network's; missing stay missing.
 
-        What lies in the first pixel stays in the frame: shrinking takes x = 0 to -0.45 at a tenth, which networks
-        would read as outside.
+        What lies in the first pixel stays in the frame, as ``scale_keypoints`` says.
         """
         points = np.asarray(keypoints, np.float64)
-        moved = (points + 0.5) * self._scale - 0.5 + (self.left, self.top)
-        return _keep_missing(points, np.where(points >= 0, np.maximum(moved, 0), moved))
+        return _keep_missing(points, scale_keypoints(points, self._scale, (self.left, self.top)))
 
     def inverse_keypoints(self, keypoints: np.ndarray) -> np.ndarray:
         """(..., 2) in pixels of the network to float32 (..., 2) in the source's; missing stay missing."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from posewarp.runtime.errors import ContractError, DataError, PosewarpWarning
 from posewarp.runtime.keypoint_files import choose_person, parse_people, read_people
-from posewarp.runtime.keypoints import KEYPOINTS, MISSING, check_keypoints, visible
+from posewarp.runtime.keypoints import KEYPOINTS, MISSING, check_keypoints, scale_keypoints, visible
 from posewarp.runtime.poses import KINDS, natural_order
 
 
@@ -69,7 +69,7 @@ class Reframe:
         moved = joints.copy()
         if self.from_size is not None and self.to_size not in (None, self.from_size):
             source, target = np.array(self.from_size[::-1]), np.array(self.to_size[::-1])
-            moved[:, :2] = ((moved[:, :2] + 0.5) * (target / source) - 0.5).clip(0, target - 0.5)
+            moved[:, :2] = np.minimum(scale_keypoints(moved[:, :2], target / source), target - 0.5)
         moved[:, 0] += self.x_offset
         return moved
 
@@ -103,18 +103,28 @@ def read_entries(
         name: only this row or picture; of files that name none, the one with this name.
         order: as for ``read_keypoints``.
 
-    Raises: DataError, naming the file, if one cannot be read, or there is none.
+    Raises: DataError, naming the file, if one cannot be read, or there is none, or none of that name.
     """
     path = Path(path)
-    if not path.is_dir():
-        yield from _read_file(path, path.name, name, order)
-        return
+    count = 0
+    files = _files_in(path) if path.is_dir() else [path]
+    for file in files:
+        relative = file.relative_to(path).as_posix() if path.is_dir() else path.name
+        for entry in _read_file(file, relative, name, order, may_lack=path.is_dir()):
+            count += 1
+            yield entry
+    if name is not None and not count:
+        raise DataError(
+            f"{path}: none is named {name}; give a name as the file has it, or leave --name out", got=name
+        )
+
+
+def _files_in(path: Path) -> list[Path]:
     files = [each for each in path.rglob("*") if each.suffix.lower() in (*KINDS, ".jsonl")]
     files = [each for each in files if each.name[0] != "." and each.is_file()]
     if not files:
         raise DataError(f"{path} has no keypoint files in it: no {', '.join(KINDS)}, .jsonl")
-    for file in sorted(files, key=natural_order):
-        yield from _read_file(file, file.relative_to(path).as_posix(), name, order)
+    return sorted(files, key=natural_order)
 
 
 def convert(
@@ -170,10 +180,12 @@ def convert(
     return converted, summary
 
 
-def _read_file(path: Path, relative: str, name: str | None, order: str | None) -> Iterator[Entry]:
+def _read_file(
+    path: Path, relative: str, name: str | None, order: str | None, may_lack: bool
+) -> Iterator[Entry]:
     unnamed = relative.removesuffix(path.suffix).removesuffix("_keypoints")  # OpenPose: photo_keypoints.json
     if path.suffix.lower() != ".jsonl":
-        for found, people in read_people(path, name=name, order=order):
+        for found, people in read_people(path, name=name, order=order, may_lack=may_lack):
             if found is not None:
                 yield Entry(found, f"{path}, row {found}", people)
             elif name in (None, unnamed):

@@ -91,24 +91,32 @@ def parse_keypoints(
 
 
 def read_people(
-    path: str | os.PathLike[str], *, name: str | None = None, order: str | None = None
+    path: str | os.PathLike[str], *, name: str | None = None, order: str | None = None, may_lack: bool = False
 ) -> Iterator[tuple[str | None, list[np.ndarray]]]:
     """Read everybody in a file that ``read_keypoints`` can read, whose arguments these are; ``name``: only this one.
+
+    ``may_lack``: a file that has no such name yields nothing, instead of an error.
 
     Yields: the name of each picture, None where the file has none, whatever ``name`` is; and the people in it,
         (18, 3) each, float64: x, y and score (1 where there is none), NaN in a missing joint.
     Raises: DataError as ``read_keypoints``, but for people that are not there.
     """
-    yield from parse_people(_read_text(path), str(path), name=name, order=order)
+    yield from parse_people(_read_text(path), str(path), name=name, order=order, may_lack=may_lack)
 
 
 def parse_people(
-    text: str, what: str = "keypoints", *, name: str | None = None, order: str | None = None
+    text: str,
+    what: str = "keypoints",
+    *,
+    name: str | None = None,
+    order: str | None = None,
+    may_lack: bool = False,
 ) -> Iterator[tuple[str | None, list[np.ndarray]]]:
     """As ``read_people``, from the text of such a file; ``what`` names it in messages."""
     document = _parse(text, what, order)
     if name is not None and document.people.keys() != {None}:
-        yield name, document.choose(name, what)
+        if document.has(name) or not may_lack:
+            yield name, document.choose(name, what)
     else:
         for each in document.people:
             yield each, document.joints_of(each, what)
@@ -130,9 +138,15 @@ class _Document:
     people: dict[str | None, list[Any]]
     read: Callable[[Any, str], np.ndarray]  # one person, and its name in messages, to (18, 3)
     ids: dict[str, str] = field(default_factory=dict)  # COCO's numbers of pictures, and their names
+    one_each: bool = False  # a second person of a name is a mistake
+
+    def has(self, name: str) -> bool:
+        return self.ids.get(name, name) in self.people
 
     def joints_of(self, name: str | None, what: str) -> list[np.ndarray]:
         what = what if name is None else f"{what}, row {name}"
+        if self.one_each and len(self.people[name]) > 1:
+            raise DataError(f"{what} is there {len(self.people[name])} times; leave one of them")
         return [self.read(person, what) for person in self.people[name]]
 
     def choose(self, name: str | None, what: str) -> list[np.ndarray]:
@@ -182,7 +196,8 @@ def _parse(text: str, what: str, order: str | None) -> _Document:
             raise DataError(f"{what} is not valid JSON: {exc}") from exc
         return _json_document(data, what, read)
     if ":" in text:
-        return _Document(_patn_rows(text, what), lambda cells, what: _patn_joints(cells, what, order))
+        rows = _patn_rows(text, what)
+        return _Document(rows, lambda cells, what: _patn_joints(cells, what, order), one_each=True)
     rows = [re.split(r"[,;\s]+", row.strip()) for row in text.splitlines() if row.strip()]
     return _Document({None: [rows]}, read)
 
@@ -308,9 +323,11 @@ def _unflatten(values: np.ndarray, what: str, order: str | None) -> tuple[np.nda
 
 
 def _patn_rows(text: str, what: str) -> dict[str | None, list[Any]]:
-    """PATN writes y first: ``name: [y0, ..., y17]: [x0, ..., x17]``; by name, the two cells."""
+    """PATN writes y first: ``name: [y0, ..., y17]: [x0, ..., x17]``; by name, two cells a row."""
     parts = [line.rsplit(":", 2) for line in text.splitlines() if "[" in line]  # the header has none
-    rows: dict[str | None, list[Any]] = {part[0].strip(): [part[1:]] for part in parts if len(part) == 3}
+    rows: dict[str | None, list[Any]] = {}
+    for name, *cells in (part for part in parts if len(part) == 3):
+        rows.setdefault(name.strip(), []).append(cells)
     if not rows:
         raise DataError(f"{what} is no keypoint file; a csv has rows name: [y, ...]: [x, ...]")
     return rows

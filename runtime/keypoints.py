@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from posewarp.runtime.errors import ContractError, DataError, PosewarpWarning
 
@@ -96,6 +97,20 @@ def as_keypoints(keypoints: np.ndarray, what: str = "keypoints") -> np.ndarray:
 def is_missing(keypoints: np.ndarray) -> np.ndarray:
     """(..., 2) to bool (...): marked as missing by -1 or NaN in x or y."""
     return ((keypoints == MISSING) | np.isnan(keypoints)).any(-1)
+
+
+def scale_keypoints(keypoints: np.ndarray, scale: ArrayLike, offset: ArrayLike = (0.0, 0.0)) -> np.ndarray:
+    """Keypoints of a picture that is resized by ``scale``, then moved by ``offset``, both along x and y.
+
+    A pixel covers x - 0.5 to x + 0.5, so x becomes (x + 0.5) * scale - 0.5 + offset. What lies in the first pixel stays
+    in the frame: shrinking takes x = 0 to -0.45 at a tenth, which networks would read as outside.
+
+    Returns: (..., 2), float64; missing ones are moved too.
+    """
+    points = np.asarray(keypoints, np.float64)
+    scaled = (points + 0.5) * scale - 0.5
+    lowest = -np.maximum(offset, 0.0)  # behind padding there is room for the half pixel
+    return np.where(points >= 0, np.maximum(scaled, lowest), scaled) + offset
 
 
 def visible(keypoints: np.ndarray, height: int, width: int) -> np.ndarray:

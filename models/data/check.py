@@ -26,7 +26,7 @@ from posewarp.models.data.layouts import SPLITS, SplitFiles, find_files, find_la
 from posewarp.models.data.masks import Masks, is_frame, read_labels
 from posewarp.models.data.pairs import read_pairs, unresolved
 from posewarp.runtime.errors import DataError
-from posewarp.runtime.keypoints import is_missing, visible
+from posewarp.runtime.keypoints import KEYPOINTS, is_missing, visible
 from posewarp.runtime.threads import available_cpus
 
 EXIF_ORIENTATION = 0x0112
@@ -82,7 +82,9 @@ def check(
         except DataError as exc:
             if exc.expected != report.layout:
                 raise
-            report.faults += [Fault("missing_file", str(root / name), "it is not there") for name in exc.got]
+            report.faults += [
+                Fault("missing_file", str(root / name), _absence(root, name)) for name in exc.got
+            ]
             continue
         try:
             people[split] = _check_split(files, maps, keypoint_frame, report, progress)
@@ -133,6 +135,11 @@ def _check_split(
     return {person: name for name, person in persons.items() if person}
 
 
+def _absence(root: Path, name: str) -> str:
+    folder, slash, _ = name.partition("/")
+    return "it is a file, expected a folder" if slash and (root / folder).is_file() else "it is not there"
+
+
 def _leaks(people: dict[str, dict[str, str]]) -> list[Fault]:
     if len(people) < 2:
         return []
@@ -179,7 +186,7 @@ def _check_keypoints(
             names.append(name)
             lines.append(None)
             where.append(str(poses.path(name)))
-        keypoints = np.array(read, np.float32).reshape(-1, 18, 2)
+        keypoints = np.array(read, np.float32).reshape(-1, KEYPOINTS, 2)
     frame_name = f"{frame[0]}x{frame[1]}"
     whole = (
         None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from posewarp.runtime.keypoints import MISSING, is_missing, visible
+from posewarp.runtime.keypoints import MISSING, is_missing, scale_keypoints, visible
 
 Size = tuple[int, int]  # (height, width), in pixels
 # 750 / 1101 is 0.9 % off 176 / 256: the same frame at another resolution.
@@ -32,7 +32,7 @@ def frame_keypoints(keypoints: np.ndarray, frame: Size, size: Size) -> np.ndarra
     """(..., 2) in pixels of ``frame`` to float32 (..., 2) in pixels of ``size``; outside of it is missing, (-1, -1)."""
     points = np.asarray(keypoints, np.float64)
     scale_x, scale_y, left = _placement(frame, size)
-    moved = (points + 0.5) * (scale_x, scale_y) + (left - 0.5, -0.5)
+    moved = scale_keypoints(points, (scale_x, scale_y), (left, 0.0))
     keep = ~is_missing(points) & visible(points, *frame) & visible(moved, *size)
     return np.where(keep[..., None], moved, MISSING).astype(np.float32)
 

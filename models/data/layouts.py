@@ -147,12 +147,12 @@ def find_files(root: Path, split: str, layout: str | None = None) -> SplitFiles:
     kind, names = LAYOUTS[layout], _listing(root)
     pairs = _matches(names, kind.pairs, split)
     if layout == "deepfashion" and not pairs and f"{split}_pairs.txt" in names:
-        absent = [f"{folder}/" for folder in ("img", "pose") if folder not in names]
+        absent = [f"{folder}/" for folder in ("img", "pose") if not (root / folder).is_dir()]
         files = SplitFiles(layout, split, root, root, root / f"{split}_pairs.txt", None)
     else:
         annotations = _matches(names, kind.annotations, split)
         folders = [folder.format(split=split) for folder in kind.folders]
-        folder = next((name for name in folders if name in names), None)
+        folder = next((name for name in folders if (root / name).is_dir()), None)
         absent = [
             usual.format(split=split)
             for found, usual in (
@@ -166,7 +166,9 @@ def find_files(root: Path, split: str, layout: str | None = None) -> SplitFiles:
             files = SplitFiles(layout, split, root, root / folder, root / pairs[0], root / annotations[0])
     if absent:
         raise DataError(
-            f"{root} has no {', no '.join(absent)}; the {layout} layout needs it", got=absent, expected=layout
+            f"{root} has no {', no '.join(absent)}; the {layout} layout needs it, and / means a folder, not a file",
+            got=absent,
+            expected=layout,
         )
     return files
 

@@ -173,7 +173,7 @@ def test_a_folder_gives_a_folder_and_says_what_is_left_out(posewarp, pose_model,
     assert out.endswith("2 people, 0 of 36 joints missing, 2 pictures left out\n")
     assert err == (
         f"warning: nobody was found in {pictures / '2.png'}; it is left out\n"
-        f"warning: {pictures / '3.png'} is not a picture (it looks like a web page); it is left out\n"
+        "warning: 1 more warnings, not shown\n"
     )
     for name in ("1.json", "more/10.json"):
         assert np.abs(read_keypoints(tmp_path / "poses" / name) - EXPECTED).max() < 1
@@ -210,6 +210,16 @@ def test_a_detector_is_used(posewarp, pose_model, pictures, tmp_path):
     assert posewarp(*command)[0] == 0
     code, _, err = posewarp(*command, "--detector", detector)
     assert (code, err) == (1, f"DataError: nobody was found in {pictures / '1.png'}\n")
+
+
+@pytest.mark.filterwarnings("default::posewarp.runtime.errors.PosewarpWarning")
+def test_pictures_none_of_which_can_be_read_are_not_called_empty_of_people(posewarp, pose_model, tmp_path):
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(b"<html>")
+    code, _, err = posewarp("keypoints", "detect", tmp_path, "--model", pose_model, "-o", tmp_path / "a.csv")
+    assert code == 1
+    assert "DataError: none of the 2 pictures of" in err
+    assert "nobody" not in err
 
 
 def test_failures_are_one_line_and_leave_nothing(posewarp, pose_model, pictures, tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from posewarp.models.data import faults
 from posewarp.models.data.check import check
+from posewarp.models.data.pairs import open_dataset
 from posewarp.models.data.tree import write_tree
 from posewarp.runtime.errors import DataError
 
@@ -213,6 +214,26 @@ def test_a_declared_keypoint_frame_is_believed(tree):
 def test_one_split_alone_needs_no_file_of_the_other(tree):
     (tree / TEST_PAIRS).unlink()
     assert not check(tree, ["train"]).faults
+
+
+def test_a_file_in_place_of_a_folder_of_pictures_is_named(tree):
+    shutil.rmtree(tree / "train")
+    (tree / "train").write_text("")
+    with pytest.raises(DataError, match=r"has no train/ \(pictures\); .* a folder, not a file"):
+        open_dataset(tree, "train")
+    (fault,) = check(tree).by_kind()["missing_file"]
+    assert fault.message == "it is a file, expected a folder"
+
+
+@pytest.mark.parametrize("name", ["img", "pose"])
+def test_a_file_in_place_of_img_or_pose_is_named(tmp_path, name):
+    for folder in ("img", "pose"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "train_pairs.txt").write_text("")
+    (tmp_path / name).rmdir()
+    (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=f"has no {name}/; .* a folder, not a file"):
+        open_dataset(tmp_path, "train")
 
 
 def test_a_folder_without_lists_is_refused(tmp_path):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from posewarp.models.data.framing import frame_image, frame_keypoints, frame_labels
+from posewarp.runtime.fit import Fit
+from posewarp.runtime.keypoint_conversion import Reframe
 
 SIZES = [(256, 256), (256, 176), (1101, 750), (128, 64), (512, 352)]
 
@@ -49,6 +51,14 @@ def test_a_joint_that_is_cut_off_is_missing(point):
 def test_what_is_missing_or_outside_its_own_frame_is_missing(point):
     moved = frame_keypoints(joints(point), (256, 176), (256, 256))
     np.testing.assert_array_equal(moved, joints((-1, -1)))
+
+
+def test_a_joint_on_the_first_pixel_of_a_shrunk_picture_stays_and_training_agrees_with_inference():
+    corner = joints((0, 0), (687, 999))
+    moved = frame_keypoints(corner, (1000, 688), (250, 172))
+    np.testing.assert_array_equal(moved[0], (0, 0))
+    np.testing.assert_array_equal(moved, Fit.to_size(1000, 688, 250, 172).keypoints(corner))
+    np.testing.assert_array_equal(moved, Reframe((1000, 688), (250, 172))(corner))
 
 
 def test_fractions_of_a_pixel_are_kept():

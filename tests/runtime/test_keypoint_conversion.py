@@ -272,6 +272,32 @@ def test_people_on_their_side_are_a_warning():
         convert([entry(upright[:, [1, 0, 2]])])
 
 
+def csv(path, *names):
+    path.write_text("".join(f"{name}: {list(range(18))}: {list(range(18))}\n" for name in names))
+    return path
+
+
+def test_a_csv_with_one_name_twice_is_refused_and_its_other_names_are_not(tmp_path):
+    path = csv(tmp_path / "a.csv", "a", "b", "a")
+    with pytest.raises(DataError, match=r"a\.csv, row a is there 2 times; leave one"):
+        convert(read_entries(path))
+    assert [each.name for each in read_entries(path, name="b")] == ["b"]
+
+
+def test_a_name_in_the_second_file_of_a_folder_is_found(tmp_path):
+    csv(tmp_path / "1.csv", "a", "b")
+    csv(tmp_path / "2.csv", "c", "d")
+    assert [each.name for each in read_entries(tmp_path, name="d")] == ["d"]
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_a_name_that_is_nowhere_is_said(tmp_path, kind):
+    write_keypoints(tmp_path / ALONE[kind], {"photo.jpg": [JOINTS]}, kind)
+    for path in (tmp_path / ALONE[kind], tmp_path):
+        with pytest.raises(DataError, match="none is named nobody"):
+            list(read_entries(path, name="nobody"))
+
+
 def test_two_pictures_of_one_name_are_refused():
     with pytest.raises(DataError, match="another one is named a too"):
         convert([entry(), entry()])
