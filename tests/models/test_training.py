@@ -10,6 +10,12 @@ import torch
 
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.synthetic import SyntheticPeople
+from posewarp.models.losses import (
+    generator_adversarial_loss,
+    masked_l1,
+    masked_vgg_losses,
+    warped_source_l1,
+)
 from posewarp.models.training.batches import Batch, ResumableSampler, SharedBatches
 from posewarp.models.training.config import TrainingConfig, learning_rate_factor, paper_steps
 from posewarp.models.training.processes import Processes
@@ -127,25 +133,37 @@ def test_discriminators_learn_at_their_own_rate():
     assert slow.generator_optimizer.param_groups[0]["betas"] == (0.9, 0.99)
 
 
+def gradient(loss: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+    parameters = list(network.parameters())
+    parts = torch.autograd.grad(
+        loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([part.flatten() for part in parts])
+
+
 def test_every_loss_that_has_a_weight_pulls_on_the_generator():
-    """Each weight alone moves the loss's own gradient into the total, and the total is their sum."""
+    """What a step leaves in the gradients is the weighted sum, to within a hundredth of the weakest loss's pull."""
     vgg = load_vgg19("random")
     config = TrainingConfig(steps=10, batch_size=2, l2_weight=3.0, warped_source_weight=2.0, vgg="random")
-    trainer = Trainer(TINY, config, pairs=100, vgg=vgg)
+    trainer, twin = (Trainer(TINY, config, pairs=100, vgg=vgg) for _ in range(2))
     batch = batch_of(2)
-    stages = trainer.generator.stages(batch.source, batch.source_heatmaps, batch.target_heatmaps)
-    terms = trainer._terms(stages.generated, stages.flow, batch)
-    weights = {name: weight for name, (weight, _) in terms.items()}
-    assert weights == {
-        "masked_l1": 5.0,
-        "l1": 1.0,
-        "l2": 3.0,
-        "warped_source": 2.0,
-        "perceptual": 0.5,
-        "style": 500.0,
-        "adversarial": 2.0,
+    stages = twin.generator.stages(batch.source, batch.source_heatmaps, batch.target_heatmaps)
+    generated, flow = stages.generated, stages.flow
+    fake = twin.discriminators(generated, batch.source, batch.target_heatmaps)
+    perceptual, style = masked_vgg_losses(vgg, generated, batch.target, batch.mask)
+    by_hand = {
+        "masked_l1": 5.0 * masked_l1(generated, batch.target, batch.mask),
+        "l1": 1.0 * (generated - batch.target).abs().mean(),
+        "l2": 3.0 * (generated - batch.target).square().mean(),
+        "warped_source": 2.0 * warped_source_l1(batch.source, batch.target, batch.mask, flow),
+        "perceptual": 0.5 * perceptual,
+        "style": 500.0 * style,
+        "adversarial": 2.0 * generator_adversarial_loss(fake),
     }
-    assert set(trainer.step(batch)) == {*weights, "discriminators", "lr"}
+    pulls = {name: gradient(loss, twin.generator) for name, loss in by_hand.items()}
+    assert set(trainer.step(batch)) == {*by_hand, "discriminators", "lr"}
+    step = torch.cat([parameter.grad.flatten() for parameter in trainer.generator.parameters()])
+    assert (step - sum(pulls.values())).norm() < 0.01 * min(pull.norm() for pull in pulls.values())
     assert all(parameter.grad is None for parameter in vgg.parameters())
 
 
