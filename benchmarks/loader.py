@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import typer
 
 from posewarp.benchmarks.harness.machine import machine, surroundings
-from posewarp.cli.options import to_frame
+from posewarp.cli.options import to_frame, to_parsing
 from posewarp.models.data.pairs import CACHE_MIB, PairDataset, open_dataset
 from posewarp.models.training.batches import ResumableSampler, SharedBatches, load_batches
 from posewarp.runtime import command
@@ -55,7 +55,7 @@ def _command(
     split: Annotated[Literal["train", "test"], typer.Option()] = "train",
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="The layout's by default.")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder of parsing maps.")] = None,
-    parsing: Annotated[str, typer.Option(help="What their labels mean.")] = "adgan8",
+    parsing: Annotated[str | None, typer.Option(help="What their labels mean; adgan8 if left out.")] = None,
     workers: Annotated[int, typer.Option(min=0)] = 2,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     pairs: Annotated[int, typer.Option(min=1, help="Of a round.")] = 2000,
@@ -64,7 +64,7 @@ def _command(
 ) -> None:
     """Measure how many pairs a second a data set gives."""
     check_outputs({"--json": json_path})
-    shape = to_frame(size, "--size")
+    shape, parsing = to_frame(size, "--size"), to_parsing(parsing, masks)
     result: dict[str, object] = {
         "machine": machine(),
         **surroundings(),

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from posewarp.cli.options import to_frame
+from posewarp.cli.console import progress_bar
+from posewarp.cli.options import to_frame, to_parsing
 from posewarp.models.data.check import Report, check
 from posewarp.models.data.faults import KINDS
 from posewarp.runtime.files import atomic_write, check_outputs
@@ -35,8 +35,11 @@ def check_command(
     layout: Annotated[Layout | None, typer.Option(help="If the file names do not tell.")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder of parsing maps.")] = None,
     parsing: Annotated[
-        str, typer.Option(help="adgan8, casd8, pise8, cihp20, lip20, or garment labels such as 3,4,5.")
-    ] = "adgan8",
+        str | None,
+        typer.Option(
+            help="Of --masks: adgan8 (if left out), casd8, pise8, cihp20, lip20, or garment labels such as 3,4,5."
+        ),
+    ] = None,
     keypoint_frame: Annotated[
         str | None,
         typer.Option(metavar="HEIGHTxWIDTH", help="Frame of the keypoints, if the files do not tell."),
@@ -51,7 +54,7 @@ def check_command(
             ("train", "test") if split == "both" else (split,),
             layout=layout,
             masks=masks,
-            parsing=parsing,
+            parsing=to_parsing(parsing, masks),
             keypoint_frame=to_frame(keypoint_frame, "--keypoint-frame"),
             progress=progress,
         )
@@ -125,9 +128,7 @@ def _as_json(root: Path, report: Report) -> dict[str, object]:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each thing that is counted, on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with progress_bar() as bars:
         tasks = {}
 
         def show(what: str, done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from posewarp.runtime.errors import BackendError
+from posewarp.runtime.errors import BackendError, ContractError
 from posewarp.runtime.session import Session
 from posewarp.runtime.split_session import POSE_PART, SOURCE_PART, SplitSession
 
@@ -48,6 +48,18 @@ def to_frame(text: str | None, option: str = "--target-frame") -> tuple[int, int
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise typer.BadParameter(f"{option} is {text!r}, expected HEIGHTxWIDTH such as 256x176")
     return int(height), int(width)
+
+
+def to_parsing(parsing: str | None, masks: Path | None) -> str:
+    """What the labels of parsing maps mean, by default ADGAN's.
+
+    Raises: ContractError if it is said of no maps.
+    """
+    if parsing is not None and masks is None:
+        raise ContractError(
+            f"--parsing {parsing} says what the maps of --masks mean, but there is no --masks; give their folder"
+        )
+    return parsing or "adgan8"
 
 
 def open_model(

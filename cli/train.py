@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from posewarp.cli.options import to_frame
+from posewarp.cli.options import to_frame, to_parsing
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.pair import Pair
 from posewarp.models.data.synthetic import SyntheticPeople
@@ -47,7 +47,9 @@ def command(
     masks: Annotated[
         Path | None, typer.Option(help="Folder of parsing maps, of garments, for --data.")
     ] = None,
-    parsing: Annotated[str, typer.Option(help="Which classes the maps of --masks have.")] = "adgan8",
+    parsing: Annotated[
+        str | None, typer.Option(help="Which classes the maps of --masks have; adgan8 if left out.")
+    ] = None,
     keypoint_frame: Annotated[
         str | None, typer.Option(help="Frame of --data's keypoints, such as 256x256; by default judged.")
     ] = None,
@@ -149,7 +151,7 @@ def command(
         seed=seed,
     )
     if data is None:
-        _refuse_without_data(layout=layout, masks=masks, keypoint_frame=keypoint_frame)
+        _refuse_without_data(layout=layout, masks=masks, parsing=parsing, keypoint_frame=keypoint_frame)
         training_set, held_out, about = _synthetic(network, seed, pairs or SYNTHETIC_PAIRS)
     elif pairs is not None:
         raise ContractError("--pairs is the number of synthetic pairs, but --data was given; leave out one")
@@ -159,7 +161,7 @@ def command(
             data,
             layout=layout,
             masks=masks,
-            parsing=parsing,
+            parsing=to_parsing(parsing, masks),
             keypoint_frame=to_frame(keypoint_frame, "--keypoint-frame"),
         )
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from posewarp.models.data.framing import Size
 from posewarp.models.data.layouts import LAYOUTS
 from posewarp.models.data.synthetic import SyntheticPeople
 from posewarp.runtime.errors import DataError
+from posewarp.runtime.files import atomic_folder
 from posewarp.runtime.image import write_image
 
 VIEWS = ("1front", "2side")
@@ -95,17 +94,11 @@ def write_tree(
         raise DataError(f"{train} and {test} pairs are asked for, expected at least 1 of each split")
     if os.path.lexists(output):
         raise DataError(f"{output} is there already; name a new folder")
-    temporary = output.with_name(f".posewarp-{secrets.token_hex(6)}")
-    writer = _Writer(temporary, layout, size or LAYOUTS[layout].size, None if masks is None else MAPS[masks])
-    try:
-        temporary.mkdir()
+    with atomic_folder(output) as temporary:
+        maps = None if masks is None else MAPS[masks]
+        writer = _Writer(temporary, layout, size or LAYOUTS[layout].size, maps)
         for split, pairs, before in (("train", train, 0), ("test", test, (train + 1) // 2)):
             writer.write_split(split, pairs, before, seed, progress)
-        os.rename(temporary, output)
-    except OSError as exc:
-        raise DataError(f"{output} cannot be written: {exc.strerror or exc}") from exc
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return None if masks is None else output / MAPS[masks].folder
 
 

@@ -23,6 +23,12 @@ def test_a_whole_tree_passes(posewarp, tree):
     assert "no fault of 30 kinds" in out
 
 
+def test_parsing_without_masks_is_refused(posewarp, tree):
+    code, _, err = posewarp("data", "check", tree, "--parsing", "cihp20")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("ContractError: --parsing cihp20 says what the maps of --masks mean")
+
+
 def test_faults_are_listed_counted_written_and_exit_with_1(posewarp, tree, tmp_path):
     pictures = sorted((tree / "train").iterdir())
     for path in pictures:

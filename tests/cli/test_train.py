@@ -56,6 +56,11 @@ def test_steps_left_out_are_the_papers_and_said_so(posewarp, tmp_path):
         (("--data", "nowhere"), "DataError: nowhere cannot be listed"),
         (("--layout", "market"), "ContractError: --layout belongs to a data set, but there is no --data"),
         (("--masks", "maps"), "ContractError: --masks belongs to a data set, but there is no --data"),
+        (("--parsing", "lip20"), "ContractError: --parsing belongs to a data set, but there is no --data"),
+        (
+            ("--data", ".", "--parsing", "lip20"),
+            "ContractError: --parsing lip20 says what the maps of --masks mean",
+        ),
         (("--data", ".", "--pairs", 4), "ContractError: --pairs is the number of synthetic pairs"),
         (
             ("--strict-paper",),
