@@ -152,9 +152,8 @@ class Statistics:
         Raises: DataError if it cannot be read.
         """
         try:
-            with np.load(
-                path, allow_pickle=False
-            ) as file:  # of an .npy an array, which is no context: TypeError
+            # Opened here, since numpy leaves a damaged file open; of an .npy comes an array: TypeError.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             mean, covariance = (np.asarray(arrays.pop(name), np.float64) for name in ("mu", "sigma"))
         except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as exc:

@@ -31,7 +31,7 @@ def test_names_of_results_are_read_in_every_spelling(tmp_path):
 def test_the_picture_of_a_pair_is_found_in_every_spelling(tmp_path, name):
     found = pictures(tmp_path, name, "b___a_vis.png", "a___bb_vis.png")
     assert generated_path(found, ("a", "b")) == tmp_path / name
-    with pytest.raises(DataError, match="has no a_{3}c_vis and no a_2_c_vis; nothing was measured"):
+    with pytest.raises(DataError, match=r"has no a_{3}c_vis and no a_2_c_vis; nothing was measured"):
         generated_path(found, ("a", "c"))
 
 
