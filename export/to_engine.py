@@ -8,17 +8,15 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from onnx import ModelProto
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from posewarp.export.engines.builder import check_precision
+from posewarp.export.engines.display import display
 from posewarp.export.engines.graph import check_contract, checked, contract_of, custom_ops, grid_samples
 from posewarp.export.engines.process import build_in_child
 from posewarp.export.engines.profiles import Shapes, make_profiles
@@ -27,6 +25,7 @@ from posewarp.export.engines.request import BACKENDS, HARDWARE, NAMES, PRECISION
 from posewarp.export.engines.sidecars import assemble, describe, is_same
 from posewarp.export.engines.trtexec import trtexec_lines
 from posewarp.export.graphs.graph import load_model, save_model
+from posewarp.export.ladder.report import plain
 from posewarp.export.to_cpu import output_of as cpu_output_of
 from posewarp.export.to_cpu import to_cpu
 from posewarp.export.to_mnn import to_mnn
@@ -253,26 +252,6 @@ class _UnchangedError(Exception):
     """Leaves the blocks that would give names to what was not written."""
 
 
-@contextmanager
-def _display() -> Any:
-    """Show the builder's phases on a terminal while it builds."""
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def tell(kind: str, value: Any) -> None:
-            if kind == "phase":
-                name, _, steps = value
-                tasks[name] = progress.add_task(name, total=steps)
-            elif kind == "step":
-                progress.advance(tasks[value[0]])
-            elif kind == "done":
-                progress.remove_task(tasks.pop(value))
-
-        yield tell
-
-
 app = typer.Typer(add_completion=False)
 _ON_CPU = {"cpu": to_cpu, "mnn": to_mnn}
 _Backend = Enum("_Backend", [(name, name) for name in (*BACKENDS, *_ON_CPU)], type=str)
@@ -372,12 +351,13 @@ def _command(
     elif data is not None:
         raise EngineError("--data is for --backend cpu and mnn; an engine is compared by posewarp parity")
     else:
-        with _display() as tell:
+        with display() as tell:
             report = to_engine(model, output, backend=backend.value, force=force, tell=tell, **given)
     print(report)
     if json_path:
         with atomic_write(json_path, EngineError) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+            text = json.dumps(plain(dataclasses.asdict(report)), indent=1, allow_nan=False)
+            temporary.write_text(text + "\n")
 
 
 def _targets(text: str | None) -> list[str]:

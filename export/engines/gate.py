@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from posewarp.export.ladder.cases import Case
 from posewarp.export.ladder.measures import TOLERANCES, measure_output
+from posewarp.export.ladder.report import plain
 from posewarp.runtime.contract import Contract
 from posewarp.runtime.errors import EngineError, ParityError
 from posewarp.runtime.session import Session
@@ -47,7 +47,7 @@ def compare_with_onnx(
         got: what the built file gave for each.
         data: what the inputs are, in words.
 
-    Returns: plain JSON for a side-car or a report.
+    Returns: for strict JSON, in a side-car or a report: an infinite PSNR, of equal outputs, is the string ``inf``.
     Raises: ParityError naming output and sizes.
     """
     outputs = []
@@ -69,7 +69,7 @@ def compare_with_onnx(
         "model": output.name,
         "status": "passed",
         "data": data,
-        "outputs": json.loads(json.dumps(outputs)),
+        "outputs": plain(outputs),
     }
 
 
@@ -78,7 +78,7 @@ def parity_lines(rung: Mapping[str, Any]) -> list[str]:
     return [
         f"  parity {rung['reference']} -> {rung['model']}: {rung['status']}, {rung['data']}",
         *(
-            f"    {m['output']} {m['sizes']}: max {m['max_abs']:.2g}, {m['psnr_db']:.1f} dB"
+            f"    {m['output']} {m['sizes']}: max {m['max_abs']:.2g}, {float(m['psnr_db']):.1f} dB"
             for m in rung["outputs"]
         ),
     ]

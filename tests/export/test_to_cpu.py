@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -60,6 +62,18 @@ def test_the_command_writes_it(model):
     assert done.exit_code == 0, done.output
     assert "by Winograd's filtering" in done.output
     assert (model.parent / "model.cpu.onnx").exists()
+
+
+def test_the_report_of_equal_outputs_is_strict_json(model):
+    inputs, report = model.parent / "zeros.npz", model.parent / "report.json"
+    np.savez(inputs, x=np.zeros((3, 16, 12, 20), np.float32))
+    done = CliRunner().invoke(
+        app, [str(model), "--backend", "cpu", "--data", str(inputs), "--json", str(report)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "inf dB" in done.output
+    told = json.loads(report.read_text(), parse_constant=pytest.fail)
+    assert {output["psnr_db"] for output in told["parity"]["outputs"]} == {"inf"}
 
 
 def test_a_file_that_computes_something_else_does_not_get_its_name(model, monkeypatch):
