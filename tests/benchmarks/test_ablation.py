@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
+from typer.testing import CliRunner
 
 from posewarp.benchmarks import ablation
 from posewarp.benchmarks.ablating import figures, pool, scores, variants
@@ -138,6 +141,37 @@ def test_figures_have_a_column_a_network_and_a_row_a_person(generators, people):
     titles = " ".join(cell.get_title() for cell in figure.axes)
     for part in ("alpha 2", "|beta 2|", "flow", "merging"):
         assert part in titles
+
+
+@pytest.mark.parametrize("fewest", [True, False])
+def test_fewest_trains_two_networks_and_the_name_is_that_of_all_files(
+    generators, tmp_path, monkeypatch, fewest
+):
+    asked = []
+
+    def train(budget, training, output, names, **_):
+        asked.append((output, tuple(names)))
+        return {name: generators[name] for name in names}
+
+    row = {"psnr_db": 1.0, "textured_psnr_db": 1.0, "plain_psnr_db": 1.0, "warped_source_psnr_db": None}
+    gains = {"ssim": 0.5, "parameters": 1, "textured_gain_db": (0.0, 0.1), "plain_gain_db": (0.0, 0.1)}
+    monkeypatch.setattr(ablation, "train_variants", train)
+    monkeypatch.setattr(
+        ablation,
+        "measure",
+        lambda made, people: [{"name": name, **row, **gains} for name in (variants.COPY, *made)],
+    )
+    monkeypatch.setattr(ablation, "BUDGETS", {"cpu": TINY})
+    for name in ("people_figure", "inside_figure"):
+        monkeypatch.setattr(figures, name, lambda *_: Figure())
+    results, docs = tmp_path / "results", tmp_path / "docs"
+    options = ["--fewest"] * fewest + ["--name", "short", "--results", str(results), "--docs", str(docs)]
+    done = CliRunner().invoke(ablation.app, options)
+    assert done.exit_code == 0, done.output
+    chosen = tuple(TWO) if fewest else tuple(variants.VARIANTS)
+    assert asked == [(Path("runs/ablation-short"), chosen)]
+    assert {path.name for path in results.iterdir()} == {"ablation-short.json", "ablation-short.csv"}
+    assert {path.name for path in docs.iterdir()} == {"short.md", "short-people.png", "short-inside.png"}
 
 
 @pytest.mark.slow
