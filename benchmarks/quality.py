@@ -34,7 +34,7 @@ from posewarp.benchmarks.scoring.measures import DEFINITIONS
 from posewarp.benchmarks.scoring.perceptual import load_lpips
 from posewarp.benchmarks.scoring.published import DATA_SETS, SOURCE
 from posewarp.benchmarks.scoring.published import published as published_rows
-from posewarp.benchmarks.scoring.report import mark_random, network_settings, notes, table, write
+from posewarp.benchmarks.scoring.report import Row, mark_random, network_settings, notes, table, write
 from posewarp.benchmarks.scoring.score import Networks, score
 from posewarp.cli.options import to_frame
 from posewarp.runtime import command
@@ -142,22 +142,9 @@ def quality(
             for name, path in named.items()
             if name not in folders
         }
-        if ground_truth is not None:
-            if opened:
-                raise DataError(
-                    f"{next(iter(opened))} needs source pictures and keypoints; give --data instead"
-                )
-            material = sources.truth_folder(
-                ground_truth, list(folders.values()), pair_list, masks, resize, pairs
-            )
-        elif data is not None:
-            material = sources.data_tree(
-                data, layout, _one_size(opened, resize), masks, parsing or "adgan8", pairs
-            )
-        elif folders:
-            raise DataError(f"{next(iter(folders))} is a folder; give --ground-truth or --data")
-        else:
-            material = sources.synthetic(_one_size(opened, resize), seed, pairs or SYNTHETIC_PAIRS)
+        material = _material(
+            opened, folders, resize, data, layout, ground_truth, pair_list, masks, parsing, seed, pairs
+        )
         if inception is not None and len(material.targets) < splits:
             raise ContractError(
                 f"the Inception Score in {splits} splits needs at least {splits} pictures, "
@@ -171,15 +158,7 @@ def quality(
             )  # fmt: skip
             networks = replace(networks, reference=reference)
         height, width = material.targets[0].target_image.shape[:2]
-        if (
-            networks.reference
-            and networks.reference.about.get("size", f"{height}x{width}") != f"{height}x{width}"
-        ):
-            raise DataError(
-                f"FID's reference pictures are {networks.reference.about['size']}, those to be scored "
-                f"{height}x{width}; scale them alike, by --size"
-            )
-
+        _check_reference(networks, height, width)
         data_set = material.data_set if published == "auto" else published
         generators: dict[str, Generate] = {} if ground_truth else {"copy the source": copy_source}
         for name in named:
@@ -200,6 +179,59 @@ def quality(
         else {"kind": opened[name].kind, "sha256": opened[name].sha256}
         for name in named
     }
+    settings = {"batch_size": batch_size, "device": device}
+    _report(material, rows, about, networks, data_set, settings, json_path)
+
+
+def _material(
+    opened: Mapping[str, Opened],
+    folders: Mapping[str, Pictures],
+    resize: Resize | None,
+    data: Path | None,
+    layout: str | None,
+    ground_truth: Path | None,
+    pair_list: Path | None,
+    masks: Path | None,
+    parsing: str,
+    seed: int,
+    pairs: int | None,
+) -> sources.Material:
+    """What is scored: pairs of a folder of true pictures, of a data set, or synthetic ones.
+
+    Raises: DataError if it cannot be had, or does not suit networks or folders.
+    """
+    if ground_truth is not None:
+        if opened:
+            raise DataError(f"{next(iter(opened))} needs source pictures and keypoints; give --data instead")
+        return sources.truth_folder(ground_truth, list(folders.values()), pair_list, masks, resize, pairs)
+    if data is not None:
+        return sources.data_tree(data, layout, _one_size(opened, resize), masks, parsing, pairs)
+    if folders:
+        raise DataError(f"{next(iter(folders))} is a folder; give --ground-truth or --data")
+    return sources.synthetic(_one_size(opened, resize), seed, pairs or SYNTHETIC_PAIRS)
+
+
+def _check_reference(networks: Networks, height: int, width: int) -> None:
+    """Raises: DataError if FID's reference pictures are of another size."""
+    size = f"{height}x{width}"
+    if networks.reference and networks.reference.about.get("size", size) != size:
+        raise DataError(
+            f"FID's reference pictures are {networks.reference.about['size']}, those to be scored "
+            f"{size}; scale them alike, by --size"
+        )
+
+
+def _report(
+    material: sources.Material,
+    rows: Mapping[str, Row],
+    about: Mapping[str, Mapping[str, object]],
+    networks: Networks,
+    data_set: str | None,
+    settings: Mapping[str, object],
+    json_path: Path | None,
+) -> None:
+    """Print the table and its notes, and write the JSON report, if asked for."""
+    height, width = material.targets[0].target_image.shape[:2]
     rows = {name: mark_random(row, networks) for name, row in rows.items()}
     beside = published_rows(data_set) if data_set in DATA_SETS else {}
     title = f"{len(material.targets)} pairs of {height}x{width}, {material.settings['kind']}"
@@ -207,22 +239,22 @@ def quality(
     console.print(table(title, rows, beside))
     for note in notes(networks, about, beside):
         console.print(note)
-    if json_path is not None:
-        settings = {**network_settings(networks), "batch_size": batch_size, "device": device}
-        report = {
-            "size": [height, width],
-            "pairs": len(material.targets),
-            "data": material.settings,
-            "generators": about,
-            "sha256": {name: opened[name].sha256 for name in opened},
-            "rows": rows,
-            "published": {"source": SOURCE, "data_set": data_set, "rows": beside},
-            "settings": settings,
-            "definitions": {
-                name: text for name, text in DEFINITIONS.items() if any(name in row for row in rows.values())
-            },
-        }
-        write(json_path, report)
+    if json_path is None:
+        return
+    report = {
+        "size": [height, width],
+        "pairs": len(material.targets),
+        "data": material.settings,
+        "generators": about,
+        "sha256": {name: told["sha256"] for name, told in about.items() if "sha256" in told},
+        "rows": rows,
+        "published": {"source": SOURCE, "data_set": data_set, "rows": beside},
+        "settings": {**network_settings(networks), **settings},
+        "definitions": {
+            name: text for name, text in DEFINITIONS.items() if any(name in row for row in rows.values())
+        },
+    }
+    write(json_path, report)
 
 
 def _named(entries: Sequence[str]) -> dict[str, Path]:
