@@ -11,6 +11,11 @@ from posewarp.runtime.errors import BackendError, ContractError
 SSIM_WINDOW_PX = 11  # of the Gaussian of sigma 1.5, cut at 3.5 sigma
 
 
+def to_levels(image: Tensor) -> Tensor:
+    """[-1, 1] to 8-bit levels, still fp32."""
+    return ((image + 1) * 127.5).round().clamp(0, 255)
+
+
 def psnr(generated: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Peak signal-to-noise ratio of each picture, 10 log10(255^2 / MSE), over all pixels or those of a mask.
 

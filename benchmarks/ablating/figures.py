@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from posewarp.benchmarks.ablating.scores import to_levels
 from posewarp.models.data.pair import Pair
 from posewarp.models.generator import Generator, Stages
+from posewarp.models.metrics import to_levels
 from posewarp.models.training.batches import Batch
 from posewarp.models.warp import resize_flow, warp
 from posewarp.runtime.draw import draw_skeleton

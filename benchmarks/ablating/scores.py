@@ -15,7 +15,7 @@ from posewarp.models.data.garments import Garment, solid
 from posewarp.models.data.pair import Pair
 from posewarp.models.data.synthetic import SyntheticPeople
 from posewarp.models.generator import Generator
-from posewarp.models.metrics import psnr, ssim
+from posewarp.models.metrics import psnr, ssim, to_levels
 from posewarp.models.training.batches import Batch
 from posewarp.models.warp import resize_flow, warp
 
@@ -108,11 +108,6 @@ def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """Mean of a - b over the pairs that have both, and half the width of its 95 % interval over the pairs."""
     each = (a - b)[np.isfinite(a - b)]
     return float(each.mean()), float(1.96 * each.std(ddof=1) / len(each) ** 0.5)
-
-
-def to_levels(image: Tensor) -> Tensor:
-    """[-1, 1] to 8-bit levels, still fp32."""
-    return ((image + 1) * 127.5).round().clamp(0, 255)
 
 
 def _generate(generator: Generator | None, batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -15,7 +15,6 @@ _MAX_OVER_P999 = 10
 # Where a reference has no value above this, it is taken for noise around zero, and this is its scale.
 _SMALLEST_SCALE = 1e-2
 _PICTURE_CHANNELS = (1, 3)
-_SSIM_WINDOW = 11
 
 
 @dataclass(frozen=True)
@@ -198,11 +197,11 @@ def _ssim(got: np.ndarray, reference: np.ndarray, full_scale: float) -> float | 
         return None
     if reference.dtype != np.uint8 or reference.shape[3] not in _PICTURE_CHANNELS:
         got, reference = got.transpose(0, 2, 3, 1), reference.transpose(0, 2, 3, 1)
-    if reference.shape[3] not in _PICTURE_CHANNELS or min(reference.shape[1:3]) < _SSIM_WINDOW:
+    if reference.shape[3] not in _PICTURE_CHANNELS or find_spec("skimage") is None:
         return None
-    if find_spec("skimage") is None:
-        return None
-    from posewarp.models.metrics import ssim
+    from posewarp.models.metrics import SSIM_WINDOW_PX, ssim
 
+    if min(reference.shape[1:3]) < SSIM_WINDOW_PX:
+        return None
     pairs = zip(got.astype(np.float64), reference.astype(np.float64), strict=True)
     return min(ssim(*pair, full_scale) for pair in pairs)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from posewarp.models.config import GeneratorConfig
 from posewarp.models.data.pair import Pair
 from posewarp.models.generator import Generator
-from posewarp.models.metrics import psnr
+from posewarp.models.metrics import psnr, to_levels
 from posewarp.models.training.batches import Batch
 from posewarp.models.warp import resize_flow, warp
 from posewarp.runtime.image import write_image
@@ -55,13 +54,14 @@ class Samples:
         for batch in self.batches:
             stages = generator.stages(batch.source, batch.source_heatmaps, batch.target_heatmaps)
             generated, target, source = (
-                _to_levels(x) for x in (stages.generated, batch.target, batch.source)
+                to_levels(x).to(torch.uint8) for x in (stages.generated, batch.target, batch.source)
             )
             whole.append(psnr(generated, target))
             garment.append(psnr(generated, target, batch.mask))
             columns = [source, target, generated]
             if stages.flow is not None:
-                columns.append(_to_levels(warp(batch.source, resize_flow(stages.flow, 4), border="border")))
+                carried = warp(batch.source, resize_flow(stages.flow, 4), border="border")
+                columns.append(to_levels(carried).to(torch.uint8))
             rows += torch.cat(columns, dim=3)[: GRID_ROWS - len(rows)]  # (3, H, columns * W) each
         figures = {
             "held_out_psnr_db": round(float(torch.cat(whole).mean()), 3),
@@ -70,7 +70,3 @@ class Samples:
         grid = torch.cat(rows, dim=1).permute(1, 2, 0).cpu().numpy()
         write_image(self.folder / f"{name}.png", grid)
         return figures, grid
-
-
-def _to_levels(image: Tensor) -> Tensor:
-    return ((image + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
