@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from networks.one_conv import PADS, conv_model
 from onnx import TensorProto, helper
 
 from posewarp.export.graphs.convolutions import CONV, CONV_RELU, use_winograd
 from posewarp.runtime.session import Session
-from tests.networks.one_conv import PADS, conv_model
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from networks.one_conv import PADS, conv_model
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
@@ -18,7 +19,6 @@ from posewarp.export.to_engine import app
 from posewarp.runtime import plugin_library
 from posewarp.runtime.errors import EngineError, ExportError, ParityError
 from posewarp.runtime.session import Session
-from tests.networks.one_conv import PADS, conv_model
 
 
 @pytest.fixture

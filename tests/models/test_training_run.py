@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fakes.data import Broken
 
 from posewarp.models import checkpoint
 from posewarp.models.config import GeneratorConfig
@@ -264,16 +265,6 @@ def test_a_starved_run_names_the_option_once(tmp_path, capsys):
     notes = [line for line in capsys.readouterr().err.splitlines() if "--workers" in line]
     assert len(notes) == 1
     assert "of the time went into waiting for pairs; raise --workers (now 0" in notes[0]
-
-
-class Broken:
-    """A set whose pictures cannot be read; at module level, so that a worker process finds it."""
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        raise DataError("a.jpg is damaged; get it anew")
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])

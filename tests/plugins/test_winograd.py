@@ -13,13 +13,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from networks.one_conv import PADS, conv_model
 from onnx import helper, numpy_helper
 
 from posewarp.export.graphs.convolutions import CONV, CONV_RELU, use_winograd
 from posewarp.runtime import plugin_library
 from posewarp.runtime.errors import BackendError
 from posewarp.runtime.session import Session
-from tests.networks.one_conv import PADS, conv_model
 
 # Of the sum of the absolute products; fp32 rounds to 6e-8, the transformations cancel some digits.
 TOLERANCE = 1e-5
