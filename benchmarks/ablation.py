@@ -225,7 +225,7 @@ def ablation(
     warped_source_weight: Annotated[float, typer.Option(help="Not in the paper; fades out.")] = 2.0,
     l2_weight: Annotated[float, typer.Option(help="Unmasked squared error, not in the paper.")] = 0.0,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option()] = "bf16",
-    seed: Annotated[int, typer.Option(help="Of weights and training pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and training pairs.")] = 0,
     fewest: Annotated[
         bool, typer.Option("--fewest", help="Only patch generation alone, and both: for longer budgets.")
     ] = False,

@@ -56,7 +56,7 @@ def quality(
     pairs: Annotated[
         int | None, typer.Option(min=1, help="How many pairs; 256 synthetic ones, else all.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic people.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic people.")] = 0,
     data: Annotated[
         Path | None, typer.Option(help="A DeepFashion or Market-1501 tree: its test pairs.")
     ] = None,

@@ -79,7 +79,7 @@ def synthetic_command(
         Literal["adgan8", "casd8", "pise8", "cihp20", "lip20"] | None,
         typer.Option(help="Parsing maps to write."),
     ] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the people.")] = 0,
 ) -> None:
     """Write a data set of synthetic people, whole or not at all."""
     from posewarp.models.data.tree import write_tree  # brings OpenCV, which a check does not need
@@ -109,9 +109,14 @@ def _print(report: Report) -> None:
             console.print(f"  {fault}")
         if len(faults) > SHOWN:
             console.print(f"  and {len(faults) - SHOWN} more")
-    console.print(
-        f"{len(report.faults)} faults of {len(found)} kinds" if found else f"no fault of {len(KINDS)} kinds"
-    )
+    if found:
+        console.print(f"{_counted(len(report.faults), 'fault')} of {_counted(len(found), 'kind')}")
+    else:
+        console.print(f"no fault of {len(KINDS)} kinds")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _as_json(root: Path, report: Report) -> dict[str, object]:

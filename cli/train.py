@@ -89,9 +89,13 @@ def command(
         ),
     ] = None,
     perceptual_weight: Annotated[
-        float, typer.Option(help="Eq. 5; needs --vgg.")
-    ] = DEFAULTS.perceptual_weight,
-    style_weight: Annotated[float, typer.Option(help="Eq. 6; needs --vgg.")] = DEFAULTS.style_weight,
+        float | None,
+        typer.Option(help=f"Eq. 5; needs --vgg. {DEFAULTS.perceptual_weight:g} if left out."),
+    ] = None,
+    style_weight: Annotated[
+        float | None,
+        typer.Option(help=f"Eq. 6; needs --vgg. {DEFAULTS.style_weight:g} if left out."),
+    ] = None,
     masked_l1_weight: Annotated[float, typer.Option(help="Eq. 7.")] = DEFAULTS.masked_l1_weight,
     l1_weight: Annotated[float, typer.Option(help="Unmasked L1, not in the paper.")] = DEFAULTS.l1_weight,
     l2_weight: Annotated[
@@ -107,7 +111,7 @@ def command(
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"], typer.Option(help="fp16 on a GPU only.")
     ] = DEFAULTS.precision,
-    seed: Annotated[int, typer.Option()] = DEFAULTS.seed,
+    seed: Annotated[int, typer.Option(min=0)] = DEFAULTS.seed,
     patch_generation: Annotated[bool, typer.Option(help="Ablation switch.")] = True,
     patch_transfer: Annotated[bool, typer.Option(help="Ablation switch.")] = True,
     device: Annotated[str, typer.Option(help="cpu or cuda; of cuda each process takes its own GPU.")] = "cpu",
@@ -138,8 +142,8 @@ def command(
         discriminator_lr_ratio=discriminator_lr_ratio,
         adversarial_weight=adversarial_weight,
         adversarial_kind=adversarial_kind,
-        perceptual_weight=perceptual_weight,
-        style_weight=style_weight,
+        perceptual_weight=DEFAULTS.perceptual_weight if perceptual_weight is None else perceptual_weight,
+        style_weight=DEFAULTS.style_weight if style_weight is None else style_weight,
         masked_l1_weight=masked_l1_weight,
         l1_weight=l1_weight,
         l2_weight=l2_weight,
@@ -150,6 +154,11 @@ def command(
         precision=precision,
         seed=seed,
     )
+    for option, weight in (("--perceptual-weight", perceptual_weight), ("--style-weight", style_weight)):
+        if weight and vgg is None:
+            raise ContractError(
+                f"{option} {weight:g} needs VGG19's weights, and got none; give them by --vgg"
+            )
     if data is None:
         _refuse_without_data(layout=layout, masks=masks, parsing=parsing, keypoint_frame=keypoint_frame)
         training_set, held_out, about = _synthetic(network, seed, pairs or SYNTHETIC_PAIRS)
@@ -167,13 +176,18 @@ def command(
 
     processes = join(device)
     training = training.resolved(len(training_set))
-    if processes.is_main:
+    begun = False
+
+    def tell_start() -> None:
+        nonlocal begun
+        begun = True
         print(
             f"training {training.steps} steps on {len(training_set)} pairs; log, samples and saves in {output}"
         )
         if steps is None:
             print("that is the paper's budget; --steps fits its schedule into another one")
         sys.stdout.flush()
+
     try:
         result = train(
             output,
@@ -190,6 +204,7 @@ def command(
             tensorboard=tensorboard,
             data=about,
             metadata={"command": shlex.join(["posewarp", *sys.argv[1:]])},
+            at_start=tell_start,
         )
     except (KeyboardInterrupt, SystemExit):
         if processes.is_main:
@@ -198,8 +213,12 @@ def command(
     finally:
         leave()
     if processes.is_main:
-        done = f"stopped at step {stop_after} of {training.steps}; the same command goes on"
-        print(f"wrote {result}" if result else done)
+        if result is None:
+            print(f"stopped at step {stop_after} of {training.steps}; the same command goes on")
+        elif begun:
+            print(f"wrote {result}")
+        else:
+            print(f"already finished: {result} is of step {training.steps} and stays as it is")
         print(json.dumps({"generator": asdict(network), "training": asdict(training)}))
 
 

@@ -82,7 +82,7 @@ class TrainingConfig:
     def _check_strict(self) -> None:
         if self.vgg is None:
             raise ContractError(
-                "strict_paper trains with eq. 5 and 6, which need VGG19's weights, and got none; give them as vgg"
+                "strict_paper trains with eq. 5 and 6, which need VGG19's weights, and got none; give them by --vgg"
             )
         foreign = [name for name in ("l2_weight", "warped_source_weight") if getattr(self, name)]
         if self.adversarial_kind != "log":

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -51,8 +51,11 @@ def train(
     tensorboard: bool = False,
     data: str | None = None,
     metadata: dict[str, str] | None = None,
+    at_start: Callable[[], None] = lambda: None,
 ) -> Path | None:
     """Train in a folder; if it holds an interrupted run of the same settings, go on where that stopped.
+
+    A finished run of them is left as it is.
 
     Called in several processes that torchrun or accelerate started, it trains one network in all of them.
 
@@ -71,6 +74,7 @@ def train(
         tensorboard: write the log for TensorBoard too, into ``tensorboard/``.
         data: what the two sets are, for the checkpoint; a run that had other ones is not resumed.
         metadata: strings for the checkpoint, such as the command that made it.
+        at_start: called in process 0 when all checks are passed, before the first step; not of a finished run.
 
     Returns: the path of ``generator.safetensors``, None if ``stop_after`` came first.
     Raises: CheckpointError if the folder holds a damaged run, or one of other settings or data, or VGG19's weights
@@ -81,16 +85,20 @@ def train(
     processes = join(device)
     config = config.resolved(len(training_set))
     share = processes.share(config.batch_size)
-    try:
-        (output / "samples").mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise DataError(f"{output} cannot be made: {exc.strerror}") from exc
     vgg = _load_vgg(config, processes)
     trainer = Trainer(generator_config, config, len(training_set), processes, vgg)
     if (output / RESUME_FILE).exists():
         _resume(trainer, output / RESUME_FILE, data)
     elif init_from is not None:
         trainer.start_from(checkpoint.load(init_from).generator)
+    finished = trainer.done == config.steps and _holds(output / CHECKPOINT_FILE, trainer)
+    processes.wait()  # before process 0 may write that file
+    if finished:
+        return output / CHECKPOINT_FILE
+    try:
+        (output / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise DataError(f"{output} cannot be made: {exc.strerror}") from exc
     indices = ResumableSampler(len(training_set), config.seed, start=trainer.done * config.batch_size)
     batches = SharedBatches(indices, config.batch_size, processes.index, processes.count)
     loader, meter = load_batches(training_set, batches, workers), Meter(config.batch_size)
@@ -99,10 +107,11 @@ def train(
 
     with _locked(output, processes), _progress(processes) as progress, ExitStack() as at_end:
         if processes.is_main:
-            _tell_settings(vgg, config, share)
             log = Log(output, trainer.done, tensorboard)
             at_end.callback(log.close)
             samples = Samples(output / "samples", held_out, generator_config, processes.device)
+            at_start()
+            _tell_settings(vgg, config, share)
         waits_told = False
         bar = progress.add_task("training", total=config.steps, completed=trainer.done, note="")
         for pairs in meter.watch(loader) if trainer.done < last else ():
@@ -225,6 +234,18 @@ def _check_finite(trainer: Trainer) -> None:
         total = sum(value.sum(dtype=torch.float64) for value in network.state_dict().values())
         if not torch.isfinite(total):
             raise _came_apart(f"a weight of the {name} is not finite", trainer.done)
+
+
+def _holds(path: Path, trainer: Trainer) -> bool:
+    """Whether a checkpoint is there and has the trainer's weights."""
+    if not path.exists():
+        return False
+    try:
+        there = checkpoint.load(path).generator.state_dict()
+    except CheckpointError:
+        return False
+    ours = trainer.ema.state_dict()
+    return there.keys() == ours.keys() and all(torch.equal(there[name], ours[name].cpu()) for name in ours)
 
 
 def _came_apart(what: str, step: int) -> PosewarpError:

@@ -201,10 +201,14 @@ class Trainer:
             GeneratorConfig.from_dict(state["config"]),
             TrainingConfig.from_dict(state["training"]),
         )
-        got, expected = (config, training, state["pairs"]), (self.generator_config, self.config, self.pairs)
-        if got != expected:
+        got = {**asdict(config), **asdict(training), "pairs": state["pairs"]}
+        expected = {**asdict(self.generator_config), **asdict(self.config), "pairs": self.pairs}
+        changed = [name for name in expected if got[name] != expected[name]]
+        if changed:
+            listed = ", ".join(f"{name} was {got[name]} and is {expected[name]}" for name in changed)
             raise CheckpointError(
-                "the run to resume has other settings than were given now; give the same ones, or another folder",
+                f"the run to resume has other settings than were given now: {listed}; give the same ones, or another "
+                "folder",
                 got=got,
                 expected=expected,
             )

@@ -72,15 +72,21 @@ def test_steps_left_out_are_the_papers_and_said_so(posewarp, tmp_path):
         (("--device", "gpu"), "BackendError: --device gpu is not one that torch knows"),
         (("--style-weight", "-1"), "ContractError: style_weight is -1.0"),
         (("--init-from", "other.pt"), "CheckpointError: other.pt"),
+        (("--init-from", "garbage"), "CheckpointError: garbage"),
+        (("--vgg", "garbage"), "CheckpointError: "),
+        (("--perceptual-weight", 0.5), "ContractError: --perceptual-weight 0.5 needs VGG19's weights"),
+        (("--style-weight", 100), "ContractError: --style-weight 100 needs VGG19's weights"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(posewarp, tmp_path, monkeypatch, options, line):
     monkeypatch.chdir(tmp_path)
-    code, _, err = posewarp("train", "-o", "run", "--steps", 2, "--workers", 0, *options)
+    (tmp_path / "garbage").write_text("<html>")
+    code, out, err = posewarp("train", "-o", "run", "--steps", 2, "--workers", 0, *options)
     assert code == 1
     assert err.startswith(line)
     assert err.count("\n") == 1
-    assert not (tmp_path / "run" / "last.pt").exists()
+    assert not out
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_in_place_of_the_folder_is_named(posewarp, tmp_path):
@@ -88,3 +94,20 @@ def test_a_file_in_place_of_the_folder_is_named(posewarp, tmp_path):
     code, _, err = posewarp("train", "-o", tmp_path / "run", "--steps", 2, *SMALL)
     assert code == 1
     assert err == f"DataError: {tmp_path / 'run'} cannot be made: Not a directory\n"
+
+
+def test_a_finished_run_is_left_untouched_and_said_so(posewarp, tmp_path):
+    options = ("train", "-o", tmp_path, "--steps", 2, "--pairs", 4, *SMALL)
+    assert posewarp(*options)[0] == 0
+    before = (tmp_path / "generator.safetensors").stat().st_mtime_ns
+    code, out, _ = posewarp(*options)
+    assert code == 0
+    assert out.startswith(f"already finished: {tmp_path / 'generator.safetensors'} is of step 2")
+    assert (tmp_path / "generator.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_negative_seed_is_misuse(posewarp, tmp_path):
+    for command in (("train", "--steps", 2), ("data", "synthetic")):
+        code, _, err = posewarp(*command, "-o", tmp_path / "new", "--seed", -1)
+        assert code == 2
+        assert "--seed" in err
