@@ -18,7 +18,7 @@ BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512, 512))
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 WHERE = (
-    "give the path of vgg19-dcbb9e9d.pth, which torchvision.models.vgg19(weights='IMAGENET1K_V1') leaves in "
+    "give --vgg the path of vgg19-dcbb9e9d.pth, which torchvision.models.vgg19(weights='IMAGENET1K_V1') leaves in "
     "~/.cache/torch/hub/checkpoints on a machine with internet"
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -23,6 +24,8 @@ ENOUGH_JOINTS = 100
 MANY_OUTSIDE = 0.05
 # Between the people's middle and the frame's, of a 256-high frame. The 256- and the 176-wide frame are 40 apart.
 OFF_CENTRE_PX = 20
+# Of the joints; that many stand there only if missing ones are written so.
+MANY_AT_ORIGIN = 0.02
 # Trunk, head and legs, which are more upright than level in people who stand or sit.
 UPRIGHT = np.array([(1, 0), (1, 8), (1, 11), (8, 9), (9, 10), (11, 12), (12, 13)])
 SAMPLED_FILES = 200
@@ -104,23 +107,28 @@ def read_annotations(path: Path) -> tuple[Annotations, list[Fault]]:
             continue
         cells = [cell.strip() for cell in line.split(":")]
         if len(cells) != 3:
-            kind = "wrong_separator" if len(cells) == 1 else "bad_row"
+            separated = len(cells) == 1 and re.match(r"[^\[]*[,;\t|]", line)
+            kind = "wrong_separator" if separated else "bad_row"
             fault(kind, f"expected name: [y, ...]: [x, ...], got {line[:60]!r}", number)
-            if kind == "wrong_separator":
-                break  # so has every other row
             continue
         name, ys, xs = (cells[columns.index(column)] for column in COLUMNS)
         try:
-            points = np.array([_numbers(xs), _numbers(ys)], np.float32).T
-        except (ValueError, TypeError) as exc:
-            fault("bad_row", f"not two lists of numbers of equal length: {exc}", number)
+            x, y = _numbers(xs), _numbers(ys)
+        except ValueError as exc:
+            fault("bad_row", f"not two lists of numbers: {exc}", number)
             continue
-        if points.shape != (KEYPOINTS, 2):
-            fault("keypoint_count", f"{name} has {_count(points)}", number)
+        if len(x) != len(y):
+            fault("keypoint_count", f"{name} has {len(y)} y and {len(x)} x, expected {KEYPOINTS}", number)
+        elif len(x) != KEYPOINTS:
+            fault("keypoint_count", f"{name} has {_count(len(x))}", number)
         elif name in rows:
             fault("duplicate_annotation", f"{name} is annotated in line {rows[name][1]} too", number)
         else:
-            rows[name] = points, number
+            rows[name] = np.array([x, y], np.float32).T, number
+    if not rows:  # another separator in every row is said once
+        lines_of_it = [found.line for found in faults if found.kind == "wrong_separator" and found.line > 1]
+        repeated = set(lines_of_it[1:])
+        faults = [found for found in faults if found.line not in repeated]
     if not rows and not faults:
         faults.append(Fault("empty_list", str(path), "it has no rows"))
     points = [row[0] for row in rows.values()]
@@ -172,19 +180,28 @@ def frame_fault(keypoints: np.ndarray, frame: Size, file: str) -> Fault | None:
         return None
     height, width = frame
     outside = 1 - visible(points, height, width).mean()
+    at_origin = (points == 0).all(1).mean()
     middle = float(np.median(points[:, 0]))
     off = (middle - (width - 1) / 2) * 256 / height
     if abs(off) <= OFF_CENTRE_PX and outside <= MANY_OUTSIDE:
         return None
     seen = f"the people's middle is at x = {middle:.0f}, and {outside:.1%} of the joints lie outside"
+    if at_origin > MANY_AT_ORIGIN:
+        hint = f"{at_origin:.1%} stand at exactly (0, 0): a missing joint is written as -1, -1"
+        return Fault("keypoint_frame", file, f"not of the {height}x{width} frame: {seen}; {hint}")
     wider, narrower = (round(height * width_ / 256) for width_ in (256, 176))
     if abs(off - 40) <= OFF_CENTRE_PX and width == narrower:
-        hint = f"the 256-wide one: pass keypoint_frame {height}x{wider}, which takes 40 off x"
+        hint = f"the 256-wide one: pass --keypoint-frame {height}x{wider}, which takes 40 off x"
     elif abs(off + 40) <= OFF_CENTRE_PX and width == wider:
-        hint = f"the 176-wide one: pass keypoint_frame {height}x{narrower}"
+        hint = f"the 176-wide one: pass --keypoint-frame {height}x{narrower}"
     else:
         reach = ", ".join(f"{axis} = {value:g}" for axis, value in zip("xy", points.max(0), strict=True))
-        hint = f"another resolution or crop (they reach to {reach}): pass keypoint_frame HEIGHTxWIDTH"
+        hint = f"another resolution or crop (they reach to {reach}): "
+        centred = 2 * middle + 1  # the width of the frame whose middle they are in
+        if (np.abs(points[:, 0] - middle) <= centred / 2).mean() >= 1 - MANY_OUTSIDE:
+            hint += f"pass its --keypoint-frame HEIGHTxWIDTH, about {centred:.0f} wide"
+        else:
+            hint += "no frame has them inside and people in its middle"
     return Fault(
         "keypoint_frame", file, f"not of the {height}x{width} frame: {seen}; they look made for {hint}"
     )
@@ -203,10 +220,20 @@ def _columns(header: str, fault) -> list[str]:
 
 
 def _numbers(cell: str) -> list[float]:
+    """Raises: ValueError if it is no list of finite numbers."""
     # NumPy 2 prints str(list(array)) as [np.int64(1), np.int64(-1)].
-    return json.loads(re.sub(r"np\.\w+\(([^()]*)\)", r"\1", cell) if "np." in cell else cell)
+    text = re.sub(r"np\.\w+\(([^()]*)\)", r"\1", cell) if "np." in cell else cell
+    if found := re.search(r"nan|inf(inity)?", text, re.IGNORECASE):
+        raise ValueError(f"one holds {found[0]}; a missing joint is written as -1, -1")
+    try:
+        numbers = json.loads(text)
+        if all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+            return list(numbers)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise ValueError(f"got {cell if len(cell) <= 40 else f'{cell[:18]} ... {cell[-18:]}'}")
 
 
-def _count(points: np.ndarray) -> str:
+def _count(count: int) -> str:
     known = {25: "; OpenPose's BODY_25", 17: "; COCO-17", 54: "; 18 flat triples of x, y, score"}
-    return f"{len(points)} keypoints, expected {KEYPOINTS}{known.get(len(points), '')}"
+    return f"{count} keypoints, expected {KEYPOINTS}{known.get(count, '')}"

@@ -121,7 +121,7 @@ def _check_split(
     sizes = _check_pictures(files, there, report, progress)
     if sizes:
         frame = keypoint_frame or files.keypoint_frame(sizes.most_common(1)[0][0])
-        report.faults += _check_keypoints(files, poses, named, frame, explicit=keypoint_frame is not None)
+        report.faults += _check_keypoints(files, poses, named, frame)
     if maps is not None:
         frames = set().union(*(map_frames(files.layout, size) for size in sizes))
         targets = sorted({target for _, target in pairs})
@@ -169,7 +169,7 @@ def _list_mismatches(files: SplitFiles) -> list[Fault]:
 
 
 def _check_keypoints(
-    files: SplitFiles, poses: Annotations | PoseFolder, named: list[str], frame: Size, explicit: bool
+    files: SplitFiles, poses: Annotations | PoseFolder, named: list[str], frame: Size
 ) -> list[Fault]:
     faults: list[Fault] = []
     if isinstance(poses, Annotations):
@@ -188,11 +188,7 @@ def _check_keypoints(
             where.append(str(poses.path(name)))
         keypoints = np.array(read, np.float32).reshape(-1, KEYPOINTS, 2)
     frame_name = f"{frame[0]}x{frame[1]}"
-    whole = (
-        None
-        if explicit or not len(names)
-        else frame_fault(keypoints, frame, str(files.annotations or "pose"))
-    )
+    whole = frame_fault(keypoints, frame, str(files.annotations or "pose")) if len(names) else None
     if whole is not None:
         faults.append(whole)
     said = {

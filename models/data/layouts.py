@@ -128,7 +128,7 @@ def find_layout(root: Path) -> str:
         )
         what = "lists of several layouts" if found else "no list of pairs"
         raise DataError(
-            f"{root} has {what} ({usual}, train_pairs.txt); say which it is: layout deepfashion or market",
+            f"{root} has {what} ({usual}, train_pairs.txt); say which it is: --layout deepfashion or market",
             got=found,
         )
     return found[0]

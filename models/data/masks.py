@@ -145,8 +145,11 @@ def read_labels(path: Path) -> np.ndarray:
                 labels = np.asarray(picture)
     except DataError:
         raise
-    except Exception as exc:  # damaged files make NumPy and Pillow raise nearly anything
+    except OSError as exc:
         raise DataError(f"{path} is no parsing map: {type(exc).__name__} {exc}") from exc
+    except Exception as exc:  # damaged files make NumPy and Pillow raise nearly anything
+        what = ".npy of plain numbers" if path.suffix == ".npy" else "picture"
+        raise DataError(f"{path} is no parsing map: it is no {what}, or damaged") from exc
     if labels.ndim != 2 or not labels.size or labels.min() < 0 or labels.max() > 255 or (labels % 1).any():
         raise DataError(f"{path} is {labels.dtype} {labels.shape}, expected labels from 0 to 255, (H, W)")
     return labels.astype(np.uint8)

@@ -74,3 +74,8 @@ def test_what_is_no_size_is_misuse(posewarp, arguments):
     code, _, err = posewarp("data", *arguments)
     assert code == 2
     assert f"{arguments[-2]} is '{arguments[-1]}'" in " ".join(err.split())
+
+
+def test_one_fault_is_not_counted_in_the_plural(posewarp, tree):
+    next((tree / "train").iterdir()).write_bytes(b"")
+    assert posewarp("data", "check", tree)[1].endswith("1 fault of 1 kind\n")

@@ -72,7 +72,12 @@ def test_fractions_and_missing_joints_are_kept(tmp_path):
     [
         (f'a.jpg,"{YS}","{XS}"', "wrong_separator", "expected name: "),
         (f"a.jpg: {YS}", "bad_row", "expected name: "),
-        (f"a.jpg: {YS}: {XS[:-1]}", "bad_row", "two lists of numbers of equal length"),
+        ("fashionWOMENDr", "bad_row", "expected name: "),
+        (f"a.jpg {YS} {XS}", "bad_row", "expected name: "),
+        (f"a.jpg: {YS}: {XS[:-1]}", "keypoint_count", "a.jpg has 18 y and 17 x, expected 18"),
+        (f"a.jpg: {YS}: {XS}".replace("60", "nan"), "bad_row", "numbers: one holds nan; a missing joint is"),
+        (f"a.jpg: {YS}: {XS}".replace("60", "NaN"), "bad_row", "numbers: one holds NaN; a missing joint is"),
+        (f"a.jpg: {YS}: {XS}"[:-1], "bad_row", "two lists of numbers: got [60, 61"),
         (f"a.jpg: {YS}: {XS}".replace("60", "'60'"), "bad_row", "two lists of numbers"),
         (f"a.jpg: {[0] * 25}: {[0] * 25}", "keypoint_count", "BODY_25"),
         (f"a.jpg: {[0] * 17}: {[0] * 17}", "keypoint_count", "COCO-17"),
@@ -80,9 +85,17 @@ def test_fractions_and_missing_joints_are_kept(tmp_path):
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(tmp_path, row, kind, said):
-    annotations, (fault,) = read(tmp_path, HEADER, f"b.jpg: {YS}: {XS}", row)
-    assert (annotations.names, fault.kind, fault.line) == (["b.jpg"], kind, 3)
+    others = [f"{name}: {YS}: {XS}" for name in ("b.jpg", "c.jpg")]
+    annotations, (fault,) = read(tmp_path, HEADER, others[0], row, others[1])
+    assert (annotations.names, fault.kind, fault.line) == (["b.jpg", "c.jpg"], kind, 3)
     assert said in fault.message
+
+
+def test_another_separator_in_every_row_is_said_once(tmp_path):
+    rows = [f'{name},"{YS}","{XS}"' for name in ("a.jpg", "b.jpg", "c.jpg")]
+    annotations, faults = read(tmp_path, HEADER.replace(":", ","), *rows)
+    assert annotations.names == []
+    assert [(fault.kind, fault.line) for fault in faults] == [("wrong_separator", 1), ("wrong_separator", 2)]
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
@@ -98,9 +111,9 @@ def test_synthetic_people_are_not_suspicious(people):
 @pytest.mark.parametrize(
     ("by", "frame", "hint"),
     [
-        ((40, 0), (256, 176), "pass keypoint_frame 256x256"),
-        ((0, 0), (256, 256), "pass keypoint_frame 256x176"),
-        ((-60, 0), (256, 176), "another resolution or crop"),
+        ((40, 0), (256, 176), "pass --keypoint-frame 256x256"),
+        ((0, 0), (256, 256), "pass --keypoint-frame 256x176"),
+        ((-60, 0), (256, 176), "no frame has them inside and people in its middle"),
     ],
 )
 def test_keypoints_of_another_frame_are_recognised(people, by, frame, hint):
@@ -113,6 +126,15 @@ def test_keypoints_of_another_frame_are_recognised(people, by, frame, hint):
 def test_keypoints_of_another_resolution_are_recognised(people, factor):
     fault = frame_fault(np.where(people == -1, -1, people * factor), (256, 176), "csv")
     assert "another resolution" in fault.message
+    assert "pass its --keypoint-frame HEIGHTxWIDTH, about " in fault.message
+
+
+def test_missing_joints_written_as_0_are_no_matter_of_the_frame(people):
+    zeros = people.copy()
+    zeros[:, ::2] = 0
+    fault = frame_fault(zeros, (256, 176), "csv")
+    assert "stand at exactly (0, 0): a missing joint is written as -1, -1" in fault.message
+    assert "--keypoint-frame" not in fault.message
 
 
 def test_keypoints_of_the_frame_they_claim_pass(people):

@@ -147,7 +147,7 @@ PLANTED = {
     ),
     "keypoint_frame": (
         lambda t: edit_row(t / ANNOTATIONS, None, lambda x, y: (shifted(x, 40), y)),
-        "the 256-wide one: pass keypoint_frame 256x256",
+        "the 256-wide one: pass --keypoint-frame 256x256",
         (),
     ),
     "missing_picture": (lambda t: (t / "train" / FIRST).unlink(), FIRST, ("list_mismatch",)),
@@ -209,6 +209,19 @@ def test_a_picture_of_another_case_is_named(tree):
 def test_a_declared_keypoint_frame_is_believed(tree):
     edit_row(tree / ANNOTATIONS, None, lambda x, y: (shifted(x, 40), y))
     assert not check(tree, ["train"], keypoint_frame=(256, 256)).faults
+
+
+def test_a_declared_keypoint_frame_that_people_do_not_stand_in_the_middle_of_is_a_fault(tree):
+    (fault,) = check(tree, ["train"], keypoint_frame=(256, 256)).faults
+    assert fault.kind == "keypoint_frame"
+    assert "the 176-wide one: pass --keypoint-frame 256x176" in fault.message
+
+
+def test_a_row_that_is_cut_hides_no_other(tree):
+    edit(tree / ANNOTATIONS, lambda lines: [lines[0], lines[1][:20], *lines[2:]])
+    found = check(tree, ["train"]).by_kind()
+    assert {kind: len(faults) for kind, faults in found.items()} == {"bad_row": 1, "unannotated": 1}
+    assert found["bad_row"][0].line == 2
 
 
 def test_one_split_alone_needs_no_file_of_the_other(tree):

@@ -127,7 +127,7 @@ def test_keypoints_of_the_other_frame_are_refused_until_they_are_declared(fashio
     """256x256 pictures with a 176-wide csv that does not say so."""
     each_picture(tree / "train", padded)
     (tree / ANNOTATIONS).rename(tree / "fasion-annotation-train.csv")
-    with pytest.raises(DataError, match="176-wide one: pass keypoint_frame 256x176"):
+    with pytest.raises(DataError, match="176-wide one: pass --keypoint-frame 256x176"):
         open_dataset(tree, "train")
     pair = open_dataset(tree, "train", keypoint_frame=(256, 176))[0]
     np.testing.assert_array_equal(pair.source_keypoints, open_dataset(fashion, "train")[0].source_keypoints)
