@@ -128,6 +128,8 @@ def detect_command(
         if source.is_dir():
             raise DataError(f"--overlay {overlay} is one picture; for the folder {source} name a folder")
     _check_paths({"--output": output, "--overlay": overlay}, pictures.values())
+    if not source.exists():
+        raise DataError(f"{source} does not exist; expected a picture, or a folder of them")
     detect = (
         PoseDetector.download(device=device)
         if download

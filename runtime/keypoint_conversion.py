@@ -115,7 +115,8 @@ def read_entries(
             yield entry
     if name is not None and not count:
         raise DataError(
-            f"{path}: none is named {name}; give a name as the file has it, or leave --name out", got=name
+            f"{path}: none is named {name}; give a name as the file has it, or leave --name (--image-id) out",
+            got=name,
         )
 
 
@@ -216,6 +217,10 @@ def _choose(entry: Entry, person: int | None) -> np.ndarray:
 def _check(joints: np.ndarray, size: tuple[int, int] | None, what: str) -> tuple[np.ndarray, str | None]:
     """Joints as read, with those outside the frame missing, and what looks wrong with them as a whole."""
     inside, fault = _cut(joints, size, what)
+    with np.errstate(over="ignore"):  # as single precision, in which a network takes them
+        infinite = int(np.isinf(joints[:, :2].astype(np.float32)).any(1).sum())
+    if 2 * infinite > _present(joints):
+        return inside, f"{what}: {infinite} of {_present(joints)} keypoints have an infinite x or y"
     seen = inside if size is None else joints
     if _present(seen):
         points = np.where(np.isnan(seen[:, :2]), MISSING, seen[:, :2])

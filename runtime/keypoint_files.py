@@ -155,7 +155,7 @@ class _Document:
             return self.joints_of(None, what)
         if name is None and len(self.people) == 1:
             (name,) = self.people
-        name = self.ids.get(name, name)
+        asked, name = name, self.ids.get(name, name)
         if name in self.people:
             return self.joints_of(name, what)
         names = [each for each in self.people if each is not None]
@@ -165,7 +165,13 @@ class _Document:
             if name is None
             else f"none is named {name}"
         )
-        raise DataError(f"{what} has {len(self.people)} rows, {fault}; one would be {such}", got=name)
+        rows = f"{len(self.people)} rows"
+        if not self.one_each:
+            rows = f"people in {len(self.people)} picture{'s' * (len(self.people) > 1)}"
+            if name is not None:
+                fault = f"none is named {name}, or has that image id"
+                fault = fault if asked == name else f"none of image id {asked} ({name})"
+        raise DataError(f"{what} has {rows}, {fault}; one would be {such}", got=name)
 
 
 def _read_text(path: str | os.PathLike[str]) -> str:
@@ -248,7 +254,7 @@ def _coco_names(data: dict[str, Any]) -> dict[str, str]:
 
 def presence(joints: np.ndarray) -> float:
     """Diagonal of the box around a person's joints, times the sum of their scores."""
-    seen = joints[~np.isnan(joints).any(1)]
+    seen = joints[np.isfinite(joints).all(1)]
     return float(np.hypot(*np.ptp(seen[:, :2], axis=0)) * seen[:, 2].sum()) if len(seen) else 0.0
 
 

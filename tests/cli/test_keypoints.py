@@ -271,3 +271,14 @@ def test_outputs_are_checked_before_a_model_is_opened(
     assert code == 1
     assert re.match(f"DataError: {message}", err)
     assert left(tmp_path) == {"photos"}
+
+
+def test_a_missing_picture_is_told_before_the_model_is_opened(posewarp, tmp_path):
+    picture = tmp_path / "absent.png"
+    code, _, err = posewarp(
+        "keypoints", "detect", picture, "--model", tmp_path / "absent.onnx", "-o", tmp_path / "a.json"
+    )
+    assert (code, err) == (
+        1,
+        f"DataError: {picture} does not exist; expected a picture, or a folder of them\n",
+    )

@@ -136,7 +136,7 @@ def test_a_coco_annotations_file_is_read_by_picture(annotations):
     assert [(each.name, len(each.people)) for each in entries] == [("seven.jpg", 2), ("eight.jpg", 1)]
     np.testing.assert_allclose(entries[1].people[0][2:4, :2], JOINTS[2:4, :2] * 0.5)
     assert [each.name for each in read_entries(annotations, name="eight.jpg")] == ["eight.jpg"]
-    with pytest.raises(DataError, match=r"none is named nine\.jpg; one would be"):
+    with pytest.raises(DataError, match=r"none is named nine\.jpg, or has that image id; one would be"):
         list(read_entries(annotations, name="nine.jpg"))
 
 
@@ -145,7 +145,7 @@ def test_one_picture_of_a_coco_file_is_chosen_by_name_or_number(annotations, nam
     with pytest.warns(PosewarpWarning, match="has 2 people; number 1"):
         keypoints = read_keypoints(annotations, name=name)
     np.testing.assert_allclose(keypoints[2], JOINTS[2, :2])
-    with pytest.raises(DataError, match=r"has 2 rows, choose one by name .*--name.*seven\.jpg"):
+    with pytest.raises(DataError, match=r"has people in 2 pictures, choose one by name .*--name.*seven\.jpg"):
         read_keypoints(annotations)
 
 
@@ -356,3 +356,24 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps([[1, 2]] * 18) + "\n[[1, 2]]\n")
     with pytest.raises(DataError, match=r"a\.jsonl, line 2 has 1 keypoints"):
         list(read_entries(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize("value", [np.inf, 1e300])
+@pytest.mark.parametrize("size", [None, (256, 176)])
+def test_infinite_coordinates_are_called_so(value, size):
+    joints = JOINTS.copy()
+    joints[:, 0] = value
+    with pytest.raises(DataError, match="18 of 18 keypoints have an infinite x or y"):
+        convert([entry(joints, "a", joints)], Reframe(size), person=1)
+
+
+def test_a_picture_that_is_not_there_is_not_called_a_row(tmp_path):
+    people = {"keypoints": [5, 6, 2] * 17, "image_id": 1}
+    pictures = [{"id": 1, "file_name": "a.jpg"}, {"id": 3, "file_name": "b.jpg"}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": pictures, "annotations": [people]}))
+    for asked, said in (
+        ("2", "none is named 2, or has that image id"),
+        ("3", r"none of image id 3 \(b\.jpg\)"),
+    ):
+        with pytest.raises(DataError, match=rf"a\.json has people in 1 picture, {said}; one would be a\.jpg"):
+            list(read_entries(tmp_path / "a.json", name=asked))
