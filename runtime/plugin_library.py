@@ -11,6 +11,7 @@ import os
 import platform
 import stat
 import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,11 +21,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from posewarp.runtime.errors import ContractError, PluginError
+from posewarp.runtime.errors import ContractError, PluginError, PosewarpWarning
 from posewarp.runtime.files import sha256 as sha256_of
 from posewarp.runtime.threads import available_cpus
 
 ENVIRONMENT = "POSEWARP_PLUGIN_PATH"
+SIMD_ENVIRONMENT, SIMD_WORDS = "POSEWARP_CPU_SIMD", ("avx2", "portable")
 FOLDER = Path(__file__).parent / "lib"
 FILES = {"cpu": "libposewarp_cpu.so", "tensorrt": "libposewarp_plugins.so"}
 
@@ -114,8 +116,11 @@ def load(path: Place | None = None, *, sha256: str | None = None) -> PluginLibra
         path: see ``find``.
         sha256: what the file must have, where it is known; compared before any of its code runs.
 
+    A PosewarpWarning, once, if POSEWARP_CPU_SIMD has a word that the library does not know and passes over.
+
     Raises: PluginError if it is not there, cannot be loaded, has another hash, or is another version's.
     """
+    _check_simd(os.environ.get(SIMD_ENVIRONMENT, ""))
     found = find("cpu", path)
     if found is None:
         raise PluginError(f"{FILES['cpu']} is not there; {_BUILD}", expected=FILES["cpu"])
@@ -125,6 +130,13 @@ def load(path: Place | None = None, *, sha256: str | None = None) -> PluginLibra
     library = _load(found)[0]
     _check_hash(found, library.sha256, sha256)  # it may have been loaded before the file was replaced
     return library
+
+
+@cache
+def _check_simd(word: str) -> None:
+    if word and word not in SIMD_WORDS:
+        message = f"{SIMD_ENVIRONMENT}={word} has no effect; the words are {', '.join(SIMD_WORDS)}"
+        warnings.warn(message, PosewarpWarning, stacklevel=3)
 
 
 def _check_hash(path: Path, got: str, expected: str) -> None:

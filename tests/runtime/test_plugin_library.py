@@ -13,7 +13,7 @@ import numpy._core._multiarray_umath as numpy_library
 import pytest
 
 from posewarp.runtime import plugin_library
-from posewarp.runtime.errors import ContractError, PluginError
+from posewarp.runtime.errors import ContractError, PluginError, PosewarpWarning
 from posewarp.runtime.files import sha256
 from posewarp.runtime.plugin_library import find, grid_sample, load
 
@@ -277,6 +277,16 @@ def test_loaded_once_and_described(built):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
+def test_unknown_word_for_the_instructions_is_told_once(built, monkeypatch):
+    for word in ("avx2", "portable", ""):
+        monkeypatch.setenv("POSEWARP_CPU_SIMD", word)
+        load(built)
+    monkeypatch.setenv("POSEWARP_CPU_SIMD", "sse9")
+    with pytest.warns(PosewarpWarning, match="POSEWARP_CPU_SIMD=sse9 has no effect; .* avx2, portable"):
+        load(built)
+    load(built)
+
+
 def test_importing_loads_no_library(built):
     code = "import posewarp.runtime.plugin_library as p{}; print('posewarp_cpu' in open('/proc/self/maps').read())"
     for then, expected in (("", "False"), ("; p.load()", "True")):
