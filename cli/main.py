@@ -14,7 +14,7 @@ COMMANDS = {
     "fp16": ("posewarp.export.to_fp16", "FP32 ONNX to FP16 or BF16, sampling coordinates in FP32."),
     "split": ("posewarp.export.split", "Cut in two: one picture's part once, the pose's each time."),
     "parity": ("posewarp.export.parity", "Two models on the same inputs: outputs, and pixels at every warp."),
-    "build": ("posewarp.export.to_engine", "TensorRT or TensorRT-RTX engine, checked, with its side-car."),
+    "build": ("posewarp.export.to_engine", "TensorRT or TensorRT-RTX engine, or a file for CPUs; checked."),
     "adopt": ("posewarp.export.adopt", "Side-car for an engine that trtexec built."),
     "inspect": ("posewarp.cli.inspect_model", "Print a model's contract, opset, types, warps and metadata."),
     "transfer": ("posewarp.cli.transfer", "Re-pose the person of a picture."),

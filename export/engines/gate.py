@@ -78,7 +78,8 @@ def parity_lines(rung: Mapping[str, Any]) -> list[str]:
     return [
         f"  parity {rung['reference']} -> {rung['model']}: {rung['status']}, {rung['data']}",
         *(
-            f"    {m['output']} {m['sizes']}: max {m['max_abs']:.2g}, {float(m['psnr_db']):.1f} dB"
+            f"    {m['output']} {m['sizes']}: "
+            + (f"max {m['max_abs']:.2g}, {float(m['psnr_db']):.1f} dB" if m["max_abs"] else "equal")
             for m in rung["outputs"]
         ),
     ]

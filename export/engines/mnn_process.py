@@ -93,6 +93,10 @@ def _serve(task: str, first: str, second: str) -> None:
     if task == "convert":
         import _tools  # of MNN's distribution
 
+        first, second = os.path.abspath(first), os.path.abspath(second)
+        os.chdir(
+            Path(second).parent
+        )  # not the user's folder: for a while it keeps a hidden file where it runs
         words = {"-f": "ONNX", "--modelFile": first, "--MNNModel": second, "--bizCode": "posewarp"}
         _tools.mnnconvert(["mnnconvert", *(part for pair in words.items() for part in pair)])
         return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -113,6 +115,19 @@ def test_a_child_that_crashes_is_one_line(warp_file, tmp_path, monkeypatch):
     with pytest.raises(EngineError, match="MNN should convert was ended by SIGABRT; it last said: about to"):
         to_mnn(warp_file(), data="random")
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_what_the_converter_drops_where_it_runs_is_not_in_the_users_folder(tmp_path, monkeypatch):
+    fake = "def mnnconvert(words): open('.dropped', 'w'); open(words[words.index('--MNNModel') + 1], 'w')\n"
+    for name in ("modules", "user", "temporary"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "modules" / "_tools.py").write_text(fake)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"), prepend=os.pathsep)
+    monkeypatch.setattr(mnn_process, "find_spec", lambda name: name)
+    monkeypatch.chdir(tmp_path / "user")
+    mnn_process.convert(Path("m.onnx"), Path("../temporary/m.mnn"))
+    assert not list((tmp_path / "user").iterdir())
+    assert {path.name for path in (tmp_path / "temporary").iterdir()} == {".dropped", "m.mnn"}
 
 
 def test_only_what_has_changed_is_built_again(warp_file):
