@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from posewarp.export.engines.report import made_with, sidecar_lines
+from posewarp.export.graphs.convolutions import count_winograd
 from posewarp.export.graphs.warps import OP, Warp, find_warps, graphs_of, opset_of
 from posewarp.export.linting.facts import missing_data
-from posewarp.runtime import sidecar
+from posewarp.runtime import plugin_library, sidecar
 from posewarp.runtime.contract import METADATA_KEY, Contract
-from posewarp.runtime.errors import BackendError, EngineError
+from posewarp.runtime.errors import BackendError, EngineError, PluginError
 from posewarp.runtime.files import atomic_write, check_outputs
 from posewarp.runtime.sidecar import Sidecar
 
@@ -105,7 +107,24 @@ def _known_of_mnn(path: Path) -> Sidecar | None:
     known = sidecar.read(path)
     if known:
         sidecar.check_content(path, known)
+    elif not _is_flatbuffer(path):
+        raise EngineError(f"{path} is not an MNN file, or is truncated")
     return known
+
+
+def _is_flatbuffer(path: Path) -> bool:
+    """Whether a file starts as MNN's do: with the place of a table, whose fields another table tells."""
+    content = path.read_bytes()
+    try:
+        (root,) = struct.unpack_from("<I", content)
+        table = root - struct.unpack_from("<i", content, root)[0]
+        if table < 0:
+            return False
+        size, length = struct.unpack_from("<HH", content, table)
+        fields = struct.unpack_from(f"<{size // 2}H", content, table)[2:]
+    except struct.error:
+        return False
+    return size >= 4 and size % 2 == 0 and root + length <= len(content) and max(fields, default=0) < length
 
 
 def _print(console: Console, model: Path, report: dict[str, object]) -> None:
@@ -125,6 +144,11 @@ def _print(console: Console, model: Path, report: dict[str, object]) -> None:
     for file, state in report["missing_data"].items():
         said = f"weights missing: they are in {file!r}, which {state}; put it beside the model"
         console.print(said, markup=False)
+    if spelled := report["winograd"]["convolutions"]:
+        library = "the plugin library is here to take them"
+        if not report["winograd"]["library"]:
+            library = "no plugin library here: they run as plain ones, no faster; make plugins"
+        console.print(f"convolutions spelled for Winograd's filtering: {spelled}; {library}")
     console.print(f"warps: {len(report['warps'])}")
     for warp in report["warps"]:
         console.print("  " + ", ".join(f"{key} {value}" for key, value in warp.items()))
@@ -138,12 +162,13 @@ def inspect(path: Path) -> dict[str, object]:
     """Read an ONNX file without running it.
 
     Returns: ``opset``, ``nodes``, ``io``, ``inputs``, ``outputs``, ``weights`` (count of each type),
-        ``missing_data`` (files of weights that are not there or too short), ``warps``, ``metadata`` (without the
-        contract, which the other entries show).
+        ``missing_data`` (files of weights that are not there or too short), ``winograd`` (how many ``convolutions``
+        are spelled for it, and whether the ``library`` that takes them is there), ``warps``, ``metadata`` (without
+        the contract, which the other entries show).
     Raises: BackendError if the file is missing or not an ONNX model.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except OSError as exc:
         raise BackendError(f"{path} cannot be read: {exc.strerror}") from exc
     except DecodeError as exc:
@@ -164,9 +189,17 @@ def inspect(path: Path) -> dict[str, object]:
         "outputs": _tensors(model, model.graph.output),
         "weights": dict(types),
         "missing_data": missing,
+        "winograd": {"convolutions": count_winograd(model), "library": _has_library()},
         "warps": [_warp(warp, model) for warp in find_warps(model)],
         "metadata": metadata,
     }
+
+
+def _has_library() -> bool:
+    try:
+        return plugin_library.find("cpu") is not None
+    except PluginError:  # what is named is none, which is a session's to tell
+        return False
 
 
 def _tensors(model: ModelProto, values: Iterable[ValueInfoProto]) -> list[dict[str, object]]:

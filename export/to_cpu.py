@@ -15,7 +15,7 @@ from onnx import TensorProto
 from posewarp.export.engines.gate import compare_with_onnx, parity_lines, refuse_tensorrt_options
 from posewarp.export.engines.graph import check_contract, contract_of
 from posewarp.export.engines.profiles import Shapes, make_profiles
-from posewarp.export.graphs.convolutions import use_winograd
+from posewarp.export.graphs.convolutions import count_winograd, use_winograd
 from posewarp.export.graphs.execution import open_model
 from posewarp.export.graphs.graph import inline_functions, load_model, save_model, tensor_types
 from posewarp.export.ladder.cases import make_cases
@@ -100,11 +100,10 @@ def to_cpu(
     output = output_of(path, output)
     refuse_tensorrt_options("cpu", precision, tensorrt)
     check_writable(output, EngineError)
-    if plugin_library.find("cpu") is None:
-        raise EngineError(
-            "the plugin library for CPUs is not there, and computes these convolutions: make plugins"
-        )
-    flat = inline_functions(load_model(path))
+    model = load_model(path)
+    if count_winograd(model):
+        raise ExportError(f"{path} already has its convolutions by Winograd; give the file it was made from")
+    flat = inline_functions(model)
     halves = [name for name, kind in tensor_types(flat).items() if kind.elem_type in _HALVES]
     if halves:
         raise ExportError(f"tensor {halves[0]!r} is FP16 or BF16, CPUs run in FP32; give the FP32 file")
@@ -115,6 +114,10 @@ def to_cpu(
         raise ExportError(f"{path} has no 3x3 convolution that Winograd's filtering suits; run it as it is")
     chosen = make_profiles(contract, profiles) if profiles not in (None, Shapes()) else []
     cases, notes = make_cases(contract, data, None, chosen[0] if chosen else None)
+    if plugin_library.find("cpu") is None:
+        raise EngineError(
+            "the plugin library for CPUs is not there, and computes these convolutions: make plugins"
+        )
     with (
         open_model(spelled, called=str(output), contract=contract) as session,
         Session.open(path, contract=contract) as plain,

@@ -63,7 +63,7 @@ def onnx_sha256(path: Path) -> str:
 
     The latter is the hash of a text of lines ``<hash>  <name>``, the file's own first, then sorted by name.
     """
-    model = onnx.load(path, load_external_data=False)
+    model = onnx.load(path, format="protobuf", load_external_data=False)
     tensors = [tensor for graph in graphs_of(model.graph) for tensor in graph.initializer]
     names = sorted({e.value for tensor in tensors for e in tensor.external_data if e.key == "location"})
     own = sha256(path)

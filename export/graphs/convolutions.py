@@ -66,6 +66,11 @@ def use_winograd(model: ModelProto) -> tuple[ModelProto, int]:
     return rewritten, len(used)
 
 
+def count_winograd(model: ModelProto) -> int:
+    """How many convolutions are spelled as our function already."""
+    return sum(node.domain == DOMAIN and node.op_type in (CONV, CONV_RELU) for node in all_nodes(model))
+
+
 def _is_relu(node: NodeProto) -> bool:
     return node.op_type == "Relu" and node.domain in STANDARD
 

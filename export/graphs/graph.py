@@ -53,7 +53,7 @@ def read_graph(path: str | Path) -> ModelProto:
     if not path.is_file():
         raise ExportError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as exc:
         raise ExportError(f"{path} is not an ONNX file, or is truncated: it does not parse") from exc
     except OSError as exc:
@@ -72,14 +72,14 @@ def save_model(model: ModelProto, path: str | Path) -> None:
     tensors = (tensor for graph in graphs_of(model.graph) for tensor in graph.initializer)
     if sum(len(tensor.raw_data) for tensor in tensors) < MAX_BYTES - _BESIDE_WEIGHTS:
         with atomic_write(path, ExportError) as temporary:
-            onnx.save(model, temporary)
+            onnx.save(model, temporary, format="protobuf")
         return
     data = path.with_name(path.name + ".data")
     outside = ModelProto()
     outside.CopyFrom(model)
     with atomic_write(data, ExportError) as weights, atomic_write(path, ExportError) as temporary:
         external_data_helper.convert_model_to_external_data(outside, location=weights.name)
-        onnx.save(outside, temporary)  # writes the weights, and forgets them
+        onnx.save(outside, temporary, format="protobuf")  # writes the weights, and forgets them
         for graph in graphs_of(outside.graph):
             for tensor in graph.initializer:
                 for entry in tensor.external_data:

@@ -12,9 +12,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from networks.one_conv import PADS, conv_model
 
 from posewarp.cli.main import COMMANDS
+from posewarp.export.graphs.convolutions import use_winograd
 from posewarp.models import checkpoint
+from posewarp.runtime import plugin_library
 
 
 def test_help_lists_the_commands_without_loading_torch_or_onnx():
@@ -95,6 +98,27 @@ def test_inspect_shows_what_is_known_of_an_mnn_file(posewarp, mnn_model, tmp_pat
     assert report["mib"] == mnn_model.stat().st_size / 2**20
 
 
+@pytest.mark.parametrize("content", [b"", b"abc", b"<html>no model</html>", bytes(64), bytes(range(256)) * 9])
+def test_inspect_refuses_what_is_no_mnn_file(posewarp, tmp_path, content):
+    path = tmp_path / "model.mnn"
+    path.write_bytes(content)
+    assert posewarp("inspect", path)[::2] == (
+        1,
+        f"EngineError: {path} is not an MNN file, or is truncated\n",
+    )
+
+
+def test_inspect_counts_the_convolutions_for_winograd_and_misses_the_library(posewarp, tmp_path, monkeypatch):
+    path = tmp_path / "model.cpu.onnx"
+    onnx.save(use_winograd(conv_model(**PADS))[0], path)
+    for library, said in ((path, "is here to take them"), (None, "no plugin library here")):
+        monkeypatch.setattr(plugin_library, "find", lambda name, library=library: library)
+        code, out, _ = posewarp("inspect", path)
+        assert code == 0
+        assert "convolutions spelled for Winograd's filtering: 1" in out
+        assert said in out
+
+
 def test_inspect_of_an_mnn_file_without_its_own_side_car(posewarp, mnn_model, tmp_path):
     path = tmp_path / "model.mnn"
     code, _, err = posewarp("inspect", path)
@@ -130,6 +154,17 @@ def test_parity_with_an_mnn_file_is_not_executed_where_mnn_is_missing(
     assert code == 1
     assert "not executed: MNN" in err
     assert "pip install posewarp[mnn]" in err
+
+
+@pytest.mark.parametrize("suffix", ["json", "textproto", "onnxtxt"])
+def test_inspect_and_lint_take_no_text_for_a_model(posewarp, tmp_path, suffix):
+    path = tmp_path / f"model.{suffix}"
+    path.write_text('{"graph": []}')
+    for command in (("inspect",), ("lint", "--target", "rtx"), ("build", "--backend", "cpu")):
+        code, _, err = posewarp(*command, path)
+        assert code == 1
+        assert err.count("\n") == 1
+        assert f"{path} is not an ONNX " in err
 
 
 @pytest.mark.parametrize(

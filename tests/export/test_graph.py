@@ -63,6 +63,16 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path, content):
         load_model(path)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".textproto", ".onnxtxt"])
+def test_no_suffix_makes_a_file_text(tmp_path, suffix):
+    path = tmp_path / f"m{suffix}"
+    save_model(weighted(), path)
+    assert load_model(path) == weighted()
+    path.write_text('{"graph": []}')
+    with pytest.raises(ExportError, match="is not an ONNX file, or is truncated"):
+        load_model(path)
+
+
 def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):
     with pytest.raises(ExportError, match=r"no\.onnx does not exist"):
         load_model(tmp_path / "no.onnx")

@@ -17,7 +17,7 @@ from posewarp.export.parity import parity
 from posewarp.export.to_cpu import to_cpu
 from posewarp.export.to_engine import app
 from posewarp.runtime import plugin_library
-from posewarp.runtime.errors import EngineError, ExportError, ParityError
+from posewarp.runtime.errors import DataError, EngineError, ExportError, ParityError
 from posewarp.runtime.session import Session
 
 
@@ -71,7 +71,8 @@ def test_the_report_of_equal_outputs_is_strict_json(model):
         app, [str(model), "--backend", "cpu", "--data", str(inputs), "--json", str(report)]
     )
     assert done.exit_code == 0, done.output
-    assert "inf dB" in done.output
+    assert ": equal\n" in done.output
+    assert "inf" not in done.output.split("parity", 1)[1]
     told = json.loads(report.read_text(), parse_constant=pytest.fail)
     assert {output["psnr_db"] for output in told["parity"]["outputs"]} == {"inf"}
 
@@ -95,6 +96,21 @@ def test_without_the_library_nothing_is_written(model, monkeypatch):
     monkeypatch.setattr(plugin_library, "find", lambda name, path=None: None)
     with pytest.raises(EngineError, match="make plugins"):
         to_cpu(model, data=model.parent / "inputs.npz")
+
+
+def test_its_own_product_is_refused(model):
+    made = to_cpu(model, data=model.parent / "inputs.npz").path
+    with pytest.raises(ExportError, match=r"model\.cpu\.onnx already has its convolutions by Winograd"):
+        to_cpu(made, data=model.parent / "inputs.npz")
+    assert not (model.parent / "model.cpu.cpu.onnx").exists()
+
+
+def test_a_missing_model_and_missing_data_are_told_before_the_library(model, monkeypatch):
+    monkeypatch.setattr(plugin_library, "find", lambda name, path=None: None)
+    with pytest.raises(ExportError, match=r"gone\.onnx does not exist"):
+        to_cpu(model.with_name("gone.onnx"))
+    with pytest.raises(DataError, match=r"gone\.npz"):
+        to_cpu(model, data=model.with_name("gone.npz"))
 
 
 def test_a_file_without_such_convolutions_is_refused(tmp_path):
