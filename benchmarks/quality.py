@@ -32,7 +32,7 @@ from posewarp.benchmarks.scoring.generators import (
 from posewarp.benchmarks.scoring.inception import load_inception
 from posewarp.benchmarks.scoring.measures import DEFINITIONS
 from posewarp.benchmarks.scoring.perceptual import load_lpips
-from posewarp.benchmarks.scoring.published import DATA_SETS, SOURCE
+from posewarp.benchmarks.scoring.published import DATA_SETS, FRAMES, SOURCE
 from posewarp.benchmarks.scoring.published import published as published_rows
 from posewarp.benchmarks.scoring.report import Row, mark_random, network_settings, notes, table, write
 from posewarp.benchmarks.scoring.score import Networks, score
@@ -130,12 +130,10 @@ def quality(
     folders = {name: Pictures(path) for name, path in named.items() if path.is_dir()}
     if random_weights is not None and "random" not in (lpips_weights, inception_weights):
         lpips_weights, inception_weights = lpips_weights or "random", inception_weights or "random"
-    lpips = None if lpips_weights is None else load_lpips(_weights(lpips_weights, random_weights))
-    inception = (
-        None if inception_weights is None else load_inception(_weights(inception_weights, random_weights))
-    )
-    if inception is None and (fid_reference or fid_statistics):
+    if inception_weights is None and (fid_reference or fid_statistics):
         raise DataError("FID needs the weights of InceptionV3: give --inception-weights")
+    if inception_weights is not None and data is None and ground_truth is None:
+        _check_splits(splits, pairs or SYNTHETIC_PAIRS)
     with ExitStack() as stack:
         opened = {
             name: stack.enter_context(open_generator(path, device=device, trust=trust))
@@ -145,11 +143,14 @@ def quality(
         material = _material(
             opened, folders, resize, data, layout, ground_truth, pair_list, masks, parsing, seed, pairs
         )
-        if inception is not None and len(material.targets) < splits:
-            raise ContractError(
-                f"the Inception Score in {splits} splits needs at least {splits} pictures, "
-                f"got {len(material.targets)}; give more, or fewer --splits"
-            )
+        if inception_weights is not None:
+            _check_splits(splits, len(material.targets))
+        height, width = material.targets[0].target_image.shape[:2]
+        _check_published(published, height, width)
+        lpips = None if lpips_weights is None else load_lpips(_weights(lpips_weights, random_weights))
+        inception = (
+            None if inception_weights is None else load_inception(_weights(inception_weights, random_weights))
+        )
         networks = Networks(lpips, inception, splits=splits).to(device)
         if fid_reference is not None or fid_statistics is not None:
             reference = sources.reference_statistics(
@@ -157,7 +158,6 @@ def quality(
                 batch_size, _progress("reference pictures"),
             )  # fmt: skip
             networks = replace(networks, reference=reference)
-        height, width = material.targets[0].target_image.shape[:2]
         _check_reference(networks, height, width)
         data_set = material.data_set if published == "auto" else published
         generators: dict[str, Generate] = {} if ground_truth else {"copy the source": copy_source}
@@ -209,6 +209,25 @@ def _material(
     if folders:
         raise DataError(f"{next(iter(folders))} is a folder; give --ground-truth or --data")
     return sources.synthetic(_one_size(opened, resize), seed, pairs or SYNTHETIC_PAIRS)
+
+
+def _check_splits(splits: int, pictures: int) -> None:
+    """Raises: ContractError if there are too few pictures for the Inception Score."""
+    if pictures < splits:
+        raise ContractError(
+            f"the Inception Score in {splits} splits needs at least {splits} pictures, got {pictures}; "
+            "lower --splits, or give more pictures"
+        )
+
+
+def _check_published(data_set: str, height: int, width: int) -> None:
+    """Raises: ContractError if published rows are asked for beside pictures of another frame."""
+    frame = FRAMES.get(data_set, (height, width))
+    if frame != (height, width):
+        raise ContractError(
+            f"--published {data_set}: its figures are of {frame[0]}x{frame[1]} pictures, those to be scored are "
+            f"{height}x{width}; leave it out, or scale them by --size"
+        )
 
 
 def _check_reference(networks: Networks, height: int, width: int) -> None:

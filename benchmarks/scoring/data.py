@@ -24,6 +24,7 @@ from posewarp.benchmarks.scoring.folders import (
 )
 from posewarp.benchmarks.scoring.inception import Inception, Statistics, pooled_of
 from posewarp.benchmarks.scoring.measures import Target
+from posewarp.benchmarks.scoring.published import FRAMES
 from posewarp.models.data.framing import frame_image
 from posewarp.models.data.layouts import find_files
 from posewarp.models.data.pairs import PairDataset, open_dataset
@@ -96,7 +97,7 @@ def data_tree(
         "garment_masks": None if masks is None else parsing,
     }
     stems = [(_stem(source), _stem(target)) for source, target in names]
-    native = data.size == {"deepfashion": (256, 176), "market": (128, 64)}[data.files.layout]
+    native = data.size == FRAMES[data.files.layout]
     return Material(
         _Ordered(data, order), stems, data.size, settings, None, data.files.layout if native else None
     )

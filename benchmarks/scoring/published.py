@@ -21,6 +21,7 @@ _TABLE_1 = {
     "the paper": ((3.4621, 0.7767, 10.80, 0.19), (3.1919, 0.3191, 27.69, 0.26)),
 }
 DATA_SETS = ("deepfashion", "market")
+FRAMES = {"deepfashion": (256, 176), "market": (128, 64)}  # (height, width) that the figures are of
 _SSIM = {"deepfashion": "ssim_patn_padded", "market": "ssim_patn"}
 
 

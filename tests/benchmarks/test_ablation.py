@@ -205,3 +205,7 @@ def test_command_writes_its_results_and_trains_nothing_twice(tmp_path, monkeypat
     before = log.read_text()
     ablation.ablation(pairs=6, steps=None, **folders)
     assert log.read_text() == before
+
+
+def test_a_negative_seed_is_misuse():
+    assert CliRunner().invoke(ablation.app, ["--seed", "-1"]).exit_code == 2

@@ -264,6 +264,8 @@ def test_pictures_of_another_size_are_scaled_when_asked(folders, run):
         (["{generated}", "--ground-truth", "{truth}", "--lpips-weights", "no.pth"], "there are no weights at no.pth"),
         (["{generated}", "--ground-truth", "{truth}", "--fid-reference", "{truth}"], "give --inception-weights"),
         (["{generated}", "--data", "{truth}", "--parsing", "lip20"], "--parsing belongs to --masks of --data"),
+        (["{generated}", "--ground-truth", "{truth}", "--published", "market"], "figures are of 128x64 pictures"),
+        (["{generated}", "--ground-truth", "{truth}", "--published", "deepfashion"], "figures are of 256x176 pictures"),
         (["{generated}", "--list", "x.csv"], "--list belongs to --ground-truth"),
         (["nothing.bin"], "does not exist; expected .safetensors"),
     ],
@@ -332,6 +334,25 @@ def test_fid_and_is_of_folders(folders, tmp_path, run):
     code, _, err, _ = run(generated, "--ground-truth", truth, *options, "--fid-statistics", cache)
     assert code == 1
     assert "was made with another reference_sha256" in err
+
+
+@pytest.mark.parametrize("source", [("nothing.safetensors",), ("{generated}", "--ground-truth", "{truth}")])
+def test_what_the_measures_lack_is_said_before_anything_is_loaded(folders, run, monkeypatch, source):
+    for name in ("load_lpips", "load_inception", "open_generator"):
+        monkeypatch.setattr(quality, name, lambda *_, **__: pytest.fail("loaded"))
+    arguments = [each.format(generated=folders[0], truth=folders[1]) for each in source]
+    code, _, err, _ = run(*arguments, "--pairs", 4, "--random-weights", 0)
+    assert code == 1
+    assert "in 10 splits needs at least 10 pictures, got 4; lower --splits, or" in err
+    code, _, err, _ = run(*arguments, "--lpips-weights", "random", "--fid-reference", folders[1])
+    assert code == 1
+    assert "give --inception-weights" in err
+
+
+def test_a_negative_seed_is_misuse(folders, run):
+    code, _, err, _ = run(folders[0], "--seed", -1)
+    assert code == 2
+    assert "--seed" in err
 
 
 def test_pictures_of_two_sizes_are_refused(folders, run):
