@@ -127,7 +127,9 @@ def test_every_source_gives_the_same_weights_and_hash(vgg, tmp_path, torchvision
 
 
 def test_absent_file_is_one_line_that_names_where_to_get_it(tmp_path):
-    with pytest.raises(CheckpointError, match=r"not at .*absent\.pth; give the path of vgg19-dcbb9e9d\.pth"):
+    with pytest.raises(
+        CheckpointError, match=r"not at .*absent\.pth; give --vgg the path of vgg19-dcbb9e9d\.pth"
+    ):
         load_vgg19(tmp_path / "absent.pth")
 
 
@@ -136,10 +138,12 @@ def test_torchvision_that_cannot_give_weights_is_one_line_too(torchvision, monke
         raise RuntimeError("operator torchvision::nms does not exist")
 
     torchvision(vgg19)
-    with pytest.raises(CheckpointError, match=r"RuntimeError: operator .*; give the path of vgg19-dcbb9e9d"):
+    with pytest.raises(
+        CheckpointError, match=r"RuntimeError: operator .*; give --vgg the path of vgg19-dcbb9e9d"
+    ):
         load_vgg19("torchvision")
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(CheckpointError, match=r"ModuleNotFoundError.*; give the path"):
+    with pytest.raises(CheckpointError, match=r"ModuleNotFoundError.*; give --vgg the path"):
         load_vgg19("torchvision")
 
 
