@@ -23,6 +23,7 @@ from rich.console import Console
 
 from posewarp.benchmarks.harness import report, results
 from posewarp.benchmarks.harness.contenders import BASELINE, Contender, contenders_of, own_contender
+from posewarp.benchmarks.harness.folders import output_folder
 from posewarp.benchmarks.harness.heats import Entrant, Pace, probes_for, run_heat
 from posewarp.benchmarks.harness.limits import measure_work
 from posewarp.benchmarks.harness.machine import machine, surroundings
@@ -147,21 +148,23 @@ def _numbers(text: str | None, default: Sequence[int], option: str) -> list[int]
 
 
 def _chosen(network: Network, only: str | None, own: Sequence[str], full: bool) -> list[Contender]:
-    found = contenders_of(network, full)
+    found, added = contenders_of(network, full), [own_contender(entry, network) for entry in own]
     if only is not None:
         wanted = [part.strip().lower() for part in only.split(",")]
-        unknown = [part for part in wanted if not any(part in each.label.lower() for each in found)]
+        unknown = [
+            part for part in wanted if not any(part in each.label.lower() for each in (*found, *added))
+        ]
         if unknown:
             raise DataError(
                 f"no contender {unknown[0]!r} for {network.name}; there are "
-                f"{', '.join(dict.fromkeys(each.name for each in found))}"
+                f"{', '.join(dict.fromkeys(each.name for each in (*found, *added)))}"
             )
         found = [
             each
             for each in found
             if each.label == BASELINE or any(part in each.label.lower() for part in wanted)
         ]
-    return [*found, *(own_contender(entry, network) for entry in own)]
+    return [*found, *added]
 
 
 app = typer.Typer(add_completion=False)
@@ -190,7 +193,8 @@ def _command(
         str | None,
         typer.Option(
             "--only",
-            help="Contenders whose names hold one of these words, a comma between; and the baseline.",
+            help="Contenders whose names hold one of these words, a comma between; and the baseline, and "
+            "each --contender.",
         ),
     ] = None,
     own: Annotated[
@@ -225,12 +229,7 @@ def _command(
         rounds or (FULL_ROUNDS if full else QUICK_ROUNDS), TURN_S, FULL_HEAT_S if full else QUICK_HEAT_S
     )
     saved = results.load(against) if against else None  # before it may be replaced
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise DataError(f"{output} cannot be made: {exc.strerror}") from exc
     kept = output / "latency.jsonl"
-    check_writable(kept)
     settings = {
         "rounds": pace.rounds,
         "turn_s": pace.turn_s,
@@ -238,13 +237,15 @@ def _command(
         "data": sample_data.describe(data),
     }
     run = Run(machine(), surroundings(), settings)
-    if resume and kept.exists():
-        run = _resumed(run, kept)
     console = Console(width=190)
     with (
+        output_folder(output),
         tempfile.TemporaryDirectory(prefix="posewarp-") as folder,
         Console(stderr=True).status("exporting") as status,
     ):
+        check_writable(kept)
+        if resume and kept.exists():
+            run = _resumed(run, kept)
         latency(
             find_networks(files or ["demo"], Path(folder), data),
             lambda network: _chosen(network, only, own or (), full),

@@ -23,6 +23,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from posewarp.benchmarks.harness.folders import output_folder
 from posewarp.benchmarks.harness.machine import machine, surroundings
 from posewarp.benchmarks.harness.networks import MADE, Network, find_networks
 from posewarp.benchmarks.ladder import report
@@ -32,7 +33,7 @@ from posewarp.benchmarks.ladder.rungs import Rung, rungs_of
 from posewarp.export.ladder import sample_data
 from posewarp.export.to_onnx import to_onnx
 from posewarp.runtime import command
-from posewarp.runtime.errors import DataError, ParityError
+from posewarp.runtime.errors import ParityError
 from posewarp.runtime.files import atomic_write, check_writable
 
 
@@ -133,13 +134,9 @@ def _command(
 ) -> None:
     """Compare everything that can run a network here with PyTorch; exit with 1 if a row is beyond its limit."""
     sizes = _sizes(size)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise DataError(f"{output} cannot be made: {exc.strerror}") from exc
     json_path, page = output / "parity.json", output / "parity.html"
-    check_writable(json_path)
-    with Console(stderr=True).status("exporting") as status:
+    with output_folder(output), Console(stderr=True).status("exporting") as status:
+        check_writable(json_path)
         run = parity(files or (), data=data, batches=batch_size, sizes=sizes, tell=status.update)
     console = Console()
     report.print_report(run, console if console.width >= report.WIDTH else Console(width=report.WIDTH))

@@ -121,7 +121,10 @@ def load(path: Path) -> Run:
     Raises: DataError if it is something else.
     """
     try:
-        head, *rows = (json.loads(line) for line in path.read_text().splitlines())
+        lines = path.read_text().splitlines()
+        if not lines:
+            raise DataError(f"{path} is empty: no run of latency.py was saved in it")
+        head, *rows = map(json.loads, lines)
         if head["format"] != FORMAT:
             raise DataError(f"{path} has format {head['format']}, expected {FORMAT}; measure it again")
         return Run(*(head[name] for name in _HEAD), [_row(entry) for entry in rows])

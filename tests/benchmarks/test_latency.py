@@ -152,6 +152,27 @@ def test_file_that_is_no_run_is_refused(tmp_path):
         results.load(tmp_path / "run.jsonl")
 
 
+def test_empty_file_is_called_empty(tmp_path):
+    (tmp_path / "run.jsonl").touch()
+    with pytest.raises(DataError, match=r"run\.jsonl is empty: no run of latency\.py was saved in it"):
+        results.load(tmp_path / "run.jsonl")
+
+
+def test_only_may_name_a_contender_of_ones_own(network):
+    own = [f"mine={STUBS}:sleeper"]
+    assert [each.label for each in command._chosen(network, "mine", own, False)] == [BASELINE, "mine"]
+    with pytest.raises(DataError, match=r"no contender 'nobody' .*ONNX Runtime.*, mine$"):
+        command._chosen(network, "nobody", own, False)
+
+
+def test_folder_of_a_run_that_failed_is_not_left_empty(small, tmp_path):
+    (tmp_path / "there").mkdir()
+    for output in (tmp_path / "new" / "out", tmp_path / "there"):
+        result = CliRunner().invoke(command.app, [str(small), "--data", "no.npz", "-o", str(output)])
+        assert isinstance(result.exception, DataError)
+        assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"there"}
+
+
 def test_resumed_run_measures_only_what_is_missing(network, monkeypatch):
     first = measured(network, stubs(network))
     kept = list(first.rows)

@@ -307,6 +307,12 @@ def test_sizes_change_the_ratio_of_height_and_width():
     ] == ["96x64"]
 
 
+def test_folder_of_a_run_that_failed_is_not_left_empty(tmp_path):
+    result = invoke(tmp_path / "gone.onnx", "-o", tmp_path / "new" / "out")
+    assert isinstance(result.exception, DataError)
+    assert not (tmp_path / "new").exists()
+
+
 def test_recorded_inputs_that_are_too_few_leave_a_note(folder, tmp_path):
     np.savez(tmp_path / "three.npz", image=np.zeros((3, 3, HEIGHT, WIDTH), np.float32))
     contract = Contract(
