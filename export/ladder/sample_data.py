@@ -25,6 +25,7 @@ from posewarp.runtime.image import read_image
 from posewarp.runtime.keypoint_files import read_keypoints
 from posewarp.runtime.keypoints import check_keypoints
 from posewarp.runtime.pipeline import Fitted, fit_sample, to_feeds
+from posewarp.runtime.split_session import SETTING
 
 SYNTHETIC, RANDOM = "synthetic", "random"
 _OURS = ("image", "tensors")
@@ -69,9 +70,12 @@ def load_inputs(
     elif name == SYNTHETIC or path.is_dir():
         if contract.io not in _OURS:
             names = ", ".join(spec.name for spec in contract.inputs)
+            recorded = ""
+            if SETTING in contract.settings:
+                recorded = "; `posewarp split --save-features` records them for both parts"
             raise DataError(
                 f"{describe(data)} fit posewarp's generator only; for a network of your own give --data "
-                f"inputs.npz (arrays {names}), Polygraphy's inputs.json, or --data random"
+                f"inputs.npz (arrays {names}), Polygraphy's inputs.json, or --data random" + recorded
             )
         height, width = (dict(contract.settings, **(size or {}))[axis] for axis in ("height", "width"))
         people = _synthetic(height, width) if name == SYNTHETIC else _folder(path, height, width)

@@ -298,3 +298,9 @@ def test_the_contract_of_a_foreign_file_is_what_it_declares():
     contract = read_contract(helper.make_model(graph))
     assert contract.io == "custom"
     assert contract.inputs == (TensorSpec("image", "float16", ("n", 3, "image_2", 4)),)
+
+
+def test_a_part_alone_is_told_how_its_data_are_recorded():
+    part = Contract("custom", FLOWS.inputs, FLOWS.outputs, {"split": {"part": "pose"}})
+    with pytest.raises(DataError, match="--data random; `posewarp split --save-features` records them"):
+        load_inputs(None, part)
