@@ -7,7 +7,6 @@
 
 #include "sampler.h"
 
-#include <algorithm>
 
 namespace posewarp::cpu
 {
@@ -56,7 +55,7 @@ struct Chunk
     // Floats of scratch that the transformation of one channel takes, either way.
     int64_t scratch(int64_t lanes) const
     {
-        return std::max(4 * 6 * run(lanes) + lanes + line(lanes), 4 * 4 * tiles + lanes);
+        return 4 * 6 * run(lanes) + lanes + line(lanes); // of the input; the output's 4 * 4 * tiles are fewer
     }
 
     // Floats between two positions of the transformed maps. One cache line more than they fill: multiples of 4 KiB

@@ -277,11 +277,11 @@ def test_a_second_file_that_cannot_be_written_leaves_both_older_ones(write, tmp_
     assert {report.source, report.pose} <= {str(file) for file in older}
     calls, real = [], onnx.save
 
-    def failing(model, file):
+    def failing(model, file, **options):
         calls.append(file)
         if Path(file).parent == tmp_path and sum(Path(f).parent == tmp_path for f in calls) == 2:
             raise OSError(28, "No space left on device")
-        real(model, file)
+        real(model, file, **options)
 
     monkeypatch.setattr(onnx, "save", failing)
     # Another graph, so that new parts differ from the older ones.

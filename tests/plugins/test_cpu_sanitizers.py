@@ -65,7 +65,7 @@ def test_features_a_pixel_short_are_reported(fuzz):
     [
         ("core/grid_sample.h", "return index < size ? index : -1;", "return index;", "AddressSanitizer"),
         ("core/grid_sample.h", "x >= -1.0F && x <= static_cast<float>(size)", "x != -2.0F", "runtime error"),
-        ("cpu/winograd.h", "4 * 4 * tiles + lanes)", "4 * 4 * rows)", "AddressSanitizer"),
+        ("cpu/winograd.h", "4 * 6 * run(lanes) + lanes", "4 * 6 * rows * columns", "AddressSanitizer"),
         ("cpu/lanes.inl", "(index < static_cast<int32_t>(size))", "(index < INT32_MAX)", "AddressSanitizer"),
     ],
     ids=["size", "cast", "scratch", "size of vectors"],
