@@ -36,16 +36,6 @@ Kernels const& kernels()
     return sKernels;
 }
 
-// Calls body(i) for each i below count.
-template <typename Body>
-void forEach(ParallelFor const& parallel, int64_t count, Body const& body)
-{
-    parallel.run(
-        parallel.context, static_cast<size_t>(count),
-        [](void* data, size_t index) { (*static_cast<Body const*>(data))(static_cast<int64_t>(index)); },
-        const_cast<Body*>(&body));
-}
-
 struct TapBytes
 {
     template <Mode kMODE, int kRANK>

@@ -43,15 +43,6 @@ WinogradKernels const& kernels()
     return sKernels;
 }
 
-template <typename Body>
-void forEach(ParallelFor const& parallel, int64_t count, Body const& body)
-{
-    parallel.run(
-        parallel.context, static_cast<size_t>(count),
-        [](void* data, size_t index) { (*static_cast<Body const*>(data))(static_cast<int64_t>(index)); },
-        const_cast<Body*>(&body));
-}
-
 int64_t countBlocks(int64_t outChannels)
 {
     return (outChannels + kernels().rows - 1) / kernels().rows;
