@@ -276,7 +276,10 @@ class FakeRuntime(SimpleNamespace):
         )
         super().__init__(
             __version__="1.99.0",
-            SessionOptions=lambda: SimpleNamespace(register_custom_ops_library=self.registered.append),
+            SessionOptions=lambda: SimpleNamespace(
+                register_custom_ops_library=self.registered.append,
+                add_session_config_entry=lambda name, value: None,
+            ),
             InferenceSession=lambda model, options, providers: session,
             get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
         )

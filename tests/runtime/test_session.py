@@ -309,6 +309,13 @@ def test_thread_counts_are_both_set(double_model, monkeypatch):
         Session.open(double_model, threads=0)
 
 
+def test_threads_stop_spinning_when_a_run_is_over(double_model):
+    """They would take the CPUs from another session of the process."""
+    with Session.open(double_model) as session:
+        read = session.backend._session.get_session_options()
+        assert read.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 def test_closed_session_says_so(double_model):
     session = Session.open(double_model)
     assert "ONNX Runtime" in repr(session)
