@@ -4,9 +4,10 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-bash benchmarks/gpu.sh [--wheels DIR] [-o DIR] [--commit TEXT] [--steps FILE] [--dry-run]
+bash benchmarks/gpu.sh [--wheels DIR] [--networks DIR] [-o DIR] [--commit TEXT] [--steps FILE] [--dry-run]
 
   --wheels DIR   wheels that this machine lacks; large ones in parts, see benchmarks/gpu/wheels.sh
+  --networks DIR what benchmarks/gpu/networks.py made before; by default it is made here, a minute without the GPU
   -o DIR         for CARD-DATE.json and CARD-DATE.logs.tar.gz; by default benchmarks/results/gpu
   --commit TEXT  what was measured, where the sources came without git
   --steps FILE   other steps than benchmarks/gpu/steps.txt
@@ -24,14 +25,15 @@ die() { # exit code, message
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 output=$root/benchmarks/results/gpu
 steps=$root/benchmarks/gpu/steps.txt
-given='' commit='' dry=''
+given='' networks='' commit='' dry=''
 readonly BUDGET_S=${POSEWARP_GPU_BUDGET_S:-520} # 9 minutes, less what starting and packing take
 while [ $# -gt 0 ]; do
     case $1 in
-        --wheels | -o | --output | --commit | --steps) [ $# -gt 1 ] || die 2 "$1 needs a value" ;;
+        --wheels | --networks | -o | --output | --commit | --steps) [ $# -gt 1 ] || die 2 "$1 needs a value" ;;
     esac
     case $1 in
         --wheels) given=$(realpath -m -- "$2") && shift ;;
+        --networks) networks=$(realpath -m -- "$2") && shift ;;
         -o | --output) output=$(realpath -m -- "$2") && shift ;;
         --commit) commit=$2 && shift ;;
         --steps) steps=$(realpath -m -- "$2") && shift ;;
@@ -42,6 +44,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -z "$given" ] || [ -d "$given" ] || die 2 "--wheels $given is no folder"
+[ -z "$networks" ] || [ -d "$networks" ] || die 2 "--networks $networks is no folder"
 [ -f "$steps" ] || die 2 "--steps $steps is no file"
 
 each_step() { # a function, called with each step's name, limit and command
@@ -81,7 +84,7 @@ stop() { # exit code; a step is in a process group of its own, which nothing els
 trap 'rm -rf "$WORK"' EXIT
 trap 'stop 130' INT
 trap 'stop 143' TERM HUP
-export MACHINE_PYTHON WORK GIVEN_WHEELS=$given WHEELS=$WORK/wheels ENVIRONMENT=$WORK/environment
+export MACHINE_PYTHON WORK GIVEN_WHEELS=$given GIVEN_NETWORKS=$networks WHEELS=$WORK/wheels ENVIRONMENT=$WORK/environment
 export PYTHON=$ENVIRONMENT/bin/python COMPUTE_CAPABILITY=${capability# }
 scripts=$("$MACHINE_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))') # cmake may be there
 export PATH=$ENVIRONMENT/bin:$PATH:/usr/local/cuda/bin:$scripts

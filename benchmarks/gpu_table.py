@@ -158,6 +158,18 @@ def _engines(name: str, step: Result) -> Rows:
             yield f"{name}, {network} {dtype}", f"{found['backend']}: {_short(said)}"
 
 
+def _provider(name: str, step: Result) -> Rows:
+    for network, kinds in step["figures"].get("provider", {}).items():
+        for kind, found in kinds.items():
+            psnr = found["psnr_db"]
+            yield (
+                f"{name}, {network} {kind}: largest difference, PSNR, positions' 99.9th percentile",
+                f"{_short(found['status'])}, {found['max_abs']:.2g}, "
+                f"{psnr if isinstance(psnr, str) else format(psnr, '.1f')} dB, "
+                f"{found['own_flow_p999_px']:.2g} px",
+            )
+
+
 def _latency(name: str, step: Result) -> Rows:
     _, *rows = step["figures"].get("latency") or [{}]
     for row in rows:
@@ -170,6 +182,14 @@ def _latency(name: str, step: Result) -> Rows:
             yield label, f"{row['status']}: {_short(row['reason'])}"
 
 
+def _training(name: str, step: Result) -> Rows:
+    for precision, line in step["figures"].get("training", {}).items():
+        yield (
+            f"{name}, {precision}: pairs/s, share of time waiting for pairs, L1",
+            f"{line['pairs_per_s']:.3g}, {line['data_wait']:.0%}, {line['l1']:.4f}",
+        )
+
+
 # How its rows begin, the step of gpu.sh, and what makes them.
 _GROUPS = (
     ("kernels against the core", "kernels", _last_line),
@@ -179,8 +199,10 @@ _GROUPS = (
     ("device layer", "device", _device),
     ("warp, us", "warp", _warp),
     ("engine against PyTorch FP32, batches 1, 2, 7, 16", "engines", _engines),
+    ("ONNX Runtime CUDA against PyTorch FP32, batches 1, 2, 7, 16", "provider", _provider),
     ("latency FP32", "latency", _latency),
     ("latency FP16", "latency16", _latency),
+    ("training, 256x176, batches of 8", "training", _training),
 )
 
 

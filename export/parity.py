@@ -58,6 +58,8 @@ EMULATED = (
     "are not known, and only running the engine tells"
 )
 
+ON_CUDA = "FP16 and BF16 were run by ONNX Runtime's CUDA provider; positions from the same flow are emulated"
+
 
 def parity(
     a: str | Path,
@@ -70,6 +72,7 @@ def parity(
     tolerance: Mapping[str, float] | None = None,
     contract: Contract | None = None,
     drift: bool = False,
+    device: str = "cpu",
     save_inputs: str | Path | None = None,
     save_outputs: str | Path | None = None,
     **options: object,
@@ -87,6 +90,7 @@ def parity(
         tolerance: values to put in place of these, by the names of ``Tolerance``.
         contract: of an engine without a side-car.
         drift: walk the intermediate tensors too, and name the first that differs too much.
+        device: ``cuda`` to run ``b``, an ONNX file, on ONNX Runtime's CUDA provider in the types that it has.
         save_inputs, save_outputs: write the inputs, and b's outputs, in Polygraphy's JSON.
         options: for a checkpoint: ``weights``, ``trust``, ``config``, ``key`` (see ``checkpoint.load``).
 
@@ -98,19 +102,22 @@ def parity(
     replace(TOLERANCES[dtype or "fp32"], **(tolerance or {}))  # refuses NaN before anything is opened
     if all(map(is_torch, names)):
         raise ParityError("both are torch modules; one of the two must be a file that posewarp made of it")
+    if device != "cpu" and Path(b).suffix != ".onnx":
+        raise ParityError(f"{b} is no ONNX file, which alone is run on a chosen device; leave out --device {device}")
     check_outputs({"save_inputs": save_inputs, "save_outputs": save_outputs}, _read(*names, data))
+    sides = [(names[0], "cpu"), (names[1], device)]
     with ExitStack() as stack:
-        rungs: dict[str, Rung] = {}
+        rungs: dict[tuple[str, str], Rung] = {}
         try:
-            for path in sorted(names, key=lambda name: (is_torch(name), is_recorded(name), is_engine(name))):
-                told = options if is_torch(path) else {}
-                rungs[path] = stack.enter_context(open_rung(path, contract, **told))
-                contract = contract or rungs[path].contract
+            for side in sorted(sides, key=lambda s: (is_torch(s[0]), is_recorded(s[0]), is_engine(s[0]))):
+                told = options if is_torch(side[0]) else {}
+                rungs[side] = stack.enter_context(open_rung(side[0], contract, side[1], **told))
+                contract = contract or rungs[side].contract
         except NotExecuted as exc:
             dtype = dtype or "fp16"
             limits = replace(TOLERANCES[dtype], **(tolerance or {}))
             return ParityReport(*names, dtype, limits, describe(data), not_executed=f"{exc.name}: {exc}")
-        first, second = (rungs[name] for name in names)
+        first, second = (rungs[side] for side in sides)
         contract = _narrowest(contract, first, second)
         if any(map(is_recorded, names)):
             cases, notes = recorded_cases(contract, polygraphy_files.read_inputs(data or "")), []
@@ -197,15 +204,15 @@ def _most_samples(cases: Sequence[Case]) -> Case:
 
 def _drifts(first: Rung, second: Rung, contract: Contract, case: Case) -> list[WarpDrift]:
     if first.model is not None and second.model is not None and not is_mixed(first.model):
-        return coordinate_drift(first.model, second.model, case.feeds)
+        return coordinate_drift(first.model, second.model, case.feeds, second.device)
     flow = contract.settings.get("flow")
-    graphs = [rung.model for rung in (first, second) if rung.model is not None]
+    graphs = [rung for rung in (first, second) if rung.model is not None]
     modules = [rung for rung in (first, second) if rung.name.startswith("torch")]
     if not (flow and graphs and modules):
         return []
     # A torch module tells no grids, but ours tells its flow, in pixels of the features that it warps.
     expected = modules[0].run(case.feeds)[flow]
-    moved = distance(tensors_of(graphs[0], case.feeds, {flow})[flow], expected)
+    moved = distance(tensors_of(graphs[0].model, case.feeds, {flow}, graphs[0].device)[flow], expected)
     return [
         WarpDrift(flow, None, None, p999(moved), float(moved.max()), "the flow itself; torch tells no grids")
     ]
@@ -224,8 +231,8 @@ def _divergence(
 
 
 def _notes(first: Rung, second: Rung, notes: list[str]) -> list[str]:
-    if any(rung.model is not None and rung.dtype != "fp32" for rung in (first, second)):
-        notes = [EMULATED, *notes]
+    halves = {rung.device for rung in (first, second) if rung.model is not None and rung.dtype != "fp32"}
+    notes = [*(note for device, note in (("cpu", EMULATED), ("cuda", ON_CUDA)) if device in halves), *notes]
     if find_spec("skimage") is None:
         notes = [*notes, "SSIM not measured: scikit-image is not installed; pip install posewarp[train]"]
     return notes
@@ -239,6 +246,7 @@ def _read(*given: object) -> list[str]:
     return [*names, *sources, *beside]
 
 
+Device = Enum("Device", {name: name for name in ("cpu", "cuda")})
 Dtype = Enum("Dtype", {name: name for name in TOLERANCES})
 app = typer.Typer(add_completion=False)
 
@@ -273,6 +281,9 @@ def main(
     drift: Annotated[
         bool, typer.Option("--drift", help="Name the first tensor that differs too much.")
     ] = False,
+    device: Annotated[
+        Device, typer.Option(help="Where an ONNX file B runs: cpu, FP16 emulated; cuda, as it is.")
+    ] = Device.cpu,
     contract: Annotated[
         Path | None, typer.Option(help="An ONNX file, for an engine that tells no contract.")
     ] = None,
@@ -300,6 +311,7 @@ def main(
         tolerance={name: value for name, value in limits.items() if value is not None},
         contract=known,
         drift=drift,
+        device=device.value,
         save_inputs=save_inputs,
         save_outputs=save_outputs,
         **options,

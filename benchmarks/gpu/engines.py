@@ -4,8 +4,8 @@
 
 Full TensorRT first, then TensorRT-RTX, each tried on a graph of two nodes: TensorRT-RTX by its target CURRENT, since a
 card that its list of targets does not name (9.0 in 1.7) may still be taken so. Where neither is, the last line says
-"not measured: no TensorRT for this card" and why, exit code 77. FOLDER receives demo.engine, demo.fp16.engine, and the
-same of deepfashion, for benchmarks/latency.py.
+"not measured: no TensorRT for this card" and why, exit code 77. FOLDER is what benchmarks/gpu/networks.py made, and
+receives demo.engine, demo.fp16.engine, and the same of deepfashion, for benchmarks/latency.py.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ import onnx
 import typer
 from onnx import TensorProto, helper
 
-from posewarp.benchmarks.harness.networks import find_networks
-from posewarp.export.ladder.sample_data import load_inputs
+from posewarp.benchmarks.gpu.networks import FP16, NETWORKS
+from posewarp.export.graphs.graph import load_model
+from posewarp.export.ladder.sample_data import load_inputs, read_contract
 from posewarp.export.parity import parity
 from posewarp.export.to_engine import Shapes, to_engine
-from posewarp.export.to_fp16 import to_fp16
 from posewarp.runtime import Session, command, plugin_library
 from posewarp.runtime.contract import Contract
 from posewarp.runtime.errors import BackendError, EngineError, ParityError, PosewarpError
 from posewarp.runtime.files import atomic_write
 
-NETWORKS = ("demo", "deepfashion")
 BATCHES = (1, 2, 7, 16)
+# FP32 by another library's algorithms, of full scale; as benchmarks/latency.py allows it.
+FP32_ATOL = 1e-4
 BACKENDS = ("tensorrt", "rtx")
 NOT_MEASURED = 77
 
@@ -79,22 +80,22 @@ def _try(folder: Path, backend: str) -> None:
 
 
 def measure(name: str, folder: Path, backend: str) -> dict[str, Any]:
-    """Build a network in FP32 and FP16, and compare each engine with PyTorch's FP32.
+    """Build a network's FP32 and mixed file, and compare each engine with PyTorch's FP32.
 
     Returns: by type, what ``posewarp parity --json`` writes, or the error in ``status``.
     """
-    (network,) = find_networks([name], folder)
+    profiles = _shapes(read_contract(load_model(folder / f"{name}.onnx")))
     plugins = [plugin_library.find("tensorrt")] if backend == "tensorrt" else []
     found: dict[str, Any] = {}
-    for dtype in ("fp32", "fp16"):
+    for dtype, suffix in (("fp32", ".onnx"), ("fp16", FP16)):
         try:
-            path = network.onnx
-            if dtype == "fp16":
-                path = folder / f"{name}.fp16.onnx"
-                to_fp16(network.onnx, path)
-            engine = folder / f"{path.name.removesuffix('.onnx')}.engine"
-            build(path, engine, backend, precision=dtype, plugins=plugins, profiles=_shapes(network.contract))
-            report = parity(str(network.torch), engine, batches=BATCHES, dtype=dtype)
+            path = folder / f"{name}{suffix}"
+            engine = path.with_suffix(".engine")
+            build(path, engine, backend, precision=dtype, plugins=plugins, profiles=profiles)
+            allowed = {"atol": FP32_ATOL} if dtype == "fp32" else None
+            report = parity(
+                folder / f"{name}.safetensors", engine, batches=BATCHES, dtype=dtype, tolerance=allowed
+            )
             found[dtype] = json.loads(report.to_json())
             print(report)
         except PosewarpError as exc:
@@ -115,11 +116,10 @@ def _shapes(contract: Contract) -> Shapes:
 
 
 def engines(
-    folder: Annotated[Path, typer.Argument(help="For the engines.")],
+    folder: Annotated[Path, typer.Argument(help="With the networks' files, and for the engines.")],
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
 ) -> None:
     """Build engines of both networks for this card, and hold them to PyTorch; exit 77 if no TensorRT takes the card."""
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="posewarp-") as tries:
         backend, reasons = find_backend(Path(tries))
     if backend is None:

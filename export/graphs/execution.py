@@ -1,4 +1,4 @@
-"""Models in memory, run in ONNX Runtime on the CPU."""
+"""Models in memory, run in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def open_model(
     called: str = "the model",
     extra_outputs: Sequence[str] = (),
     contract: Contract | None = None,
+    device: str = "cpu",
 ) -> Iterator[Session]:
     """A session of a model that has no file; by a temporary one, of which no error speaks.
 
     Args:
         model: the model.
         called: what its user calls it, in errors.
-        extra_outputs, contract: as for ``Session.open``.
+        extra_outputs, contract, device: as for ``Session.open``.
 
     Raises: BackendError if ONNX Runtime refuses it; ContractError if it has no such tensor.
     """
@@ -40,7 +41,7 @@ def open_model(
         save_model(model, path)
         with (
             errors_name(called, instead_of=str(path)),
-            Session.open(path, extra_outputs=extra_outputs, contract=contract) as session,
+            Session.open(path, device=device, extra_outputs=extra_outputs, contract=contract) as session,
         ):
             yield session
 

@@ -2,7 +2,8 @@
 
 Two figures a warp. *Same flow*: what computes the grid is cut out of both graphs and fed the same values, rounded to
 FP16 where a layer gives them; what differs then is the coordinate arithmetic alone, and should be nothing. *Own flow*:
-both graphs run whole, so each flow's own error is part of it.
+both graphs run whole, so each flow's own error is part of it. On a GPU the second is run in the types that it has; the
+first is always emulated.
 
 A grid value g means the pixel (g + 1) / 2 * (W - 1) with align_corners, else ((g + 1) * W - 1) / 2, of the sampled
 features: a difference counts (W - 1) / 2 or W / 2 times in x, and alike in y and z. Inside the frame is |g| <= 1.
@@ -48,7 +49,10 @@ class WarpDrift:
 
 
 def coordinate_drift(
-    reference: ModelProto, converted: ModelProto, feeds: Feeds | Sequence[Feeds]
+    reference: ModelProto,
+    converted: ModelProto,
+    feeds: Feeds | Sequence[Feeds],
+    device: str = "cpu",
 ) -> list[WarpDrift]:
     """Measure every warp of ``reference`` in ``converted``; a mixed-precision graph is run emulated.
 
@@ -59,22 +63,25 @@ def coordinate_drift(
         reference: FP32, its warps GridSample or our node.
         converted: the same network, spelled or typed in another way.
         feeds: real inputs of both, by name: of one run, or of several.
+        device: ``cuda`` to run ``converted`` there, not emulated.
 
     Returns: one entry a warp; none if the reference has no warp.
     Raises: BackendError if a graph does not run.
     """
     runs = [feeds] if isinstance(feeds, Mapping) else list(feeds)
     reference, typed = inline_functions(reference), inline_functions(converted)
-    runnable = emulate(typed) if is_mixed(typed) else typed
+    emulated = emulate(typed) if is_mixed(typed) else typed
+    runnable = emulated if device == "cpu" else typed
     heads = {each.warp.output: each.heads for each in coordinate_slices(reference)}
     pairs = [
-        _Pair(warp, partner, reference, runnable, heads[warp.output])
+        _Pair(warp, partner, reference, emulated, heads[warp.output])
         for warp, partner in _matched(find_warps(reference), find_warps(typed))
     ]
     sized, sizes = _with_shapes(reference, [pair.warp.features for pair in pairs if pair.measurable])
     for feed in runs if sizes else ():
         values = tensors_of(sized, feed, {*sizes.values(), *(name for pair in pairs for name in pair.wanted)})
-        theirs = tensors_of(runnable, feed, {pair.partner.grid for pair in pairs if pair.measurable})
+        grids = {pair.partner.grid for pair in pairs if pair.measurable}
+        theirs = tensors_of(runnable, feed, grids, device)
         for pair in pairs:
             if pair.measurable:
                 pair.measure(feed, values, theirs, values[sizes[pair.warp.features]])
@@ -263,13 +270,15 @@ def _with_shapes(model: ModelProto, tensors: list[str]) -> tuple[ModelProto, dic
     return sized, shapes
 
 
-def tensors_of(model: ModelProto, feed: Feeds, names: set[str]) -> dict[str, np.ndarray]:
-    """Run a model of FP32 for some of its tensors, by name; its inputs may be among them.
+def tensors_of(
+    model: ModelProto, feed: Feeds, names: set[str], device: str = "cpu"
+) -> dict[str, np.ndarray]:
+    """Run a model, on the CPU one of FP32, for some of its tensors, by name; its inputs may be among them.
 
     Raises: BackendError if it does not run; ContractError if there is no such tensor.
     """
     given = {name: feed[name] for name in names if name in feed}
     extra = sorted(names - set(given))
-    with open_model(model, extra_outputs=extra) as session:
+    with open_model(model, extra_outputs=extra, device=device) as session:
         outputs = session.run(feed)
     return given | {name: outputs[name] for name in extra}

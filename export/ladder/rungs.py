@@ -1,7 +1,7 @@
 """The rungs of the ladder, each of which turns inputs into outputs: torch FP32, ONNX FP32, ONNX FP16 emulated, engine.
 
 An ONNX file with FP16 or BF16 in it runs emulated (see emulation.py), since ONNX Runtime's CPU provider does not round
-as an engine does. Outputs that Polygraphy recorded elsewhere, of an engine on a machine with a GPU, are a rung too.
+as an engine does; on a GPU ONNX Runtime's CUDA provider runs it as it is. Outputs that Polygraphy recorded elsewhere, of an engine on a machine with a GPU, are a rung too.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Rung:
         contract: what it takes and gives; None where only the other rung tells.
         model: the graph as its file has it; None for what is no graph.
         profile: of an engine, where its side-car tells.
+        device: ``cpu`` or ``cuda``.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Rung:
     contract: Contract | None = None
     model: ModelProto | None = None
     profile: Profile | None = None
+    device: str = "cpu"
 
 
 class NotExecuted(Exception):
@@ -87,22 +89,25 @@ def is_recorded(path: str) -> bool:
 
 
 @contextmanager
-def open_rung(path: str, contract: Contract | None = None, **options: object) -> Iterator[Rung]:
+def open_rung(
+    path: str, contract: Contract | None = None, device: str = "cpu", **options: object
+) -> Iterator[Rung]:
     """Open what a path names; what it holds is given back at the end.
 
     Args:
         path: ``.onnx``; a checkpoint of our generator, or ``file.py:function`` for an ExportSpec of one's own;
             ``.mnn``; ``.engine`` or ``.plan``; ``.json`` of outputs that Polygraphy recorded.
         contract: of the other rung, for those that do not tell.
+        device: ``cpu``, or ``cuda`` for ONNX files on ONNX Runtime's CUDA provider.
         options: for a checkpoint: ``weights``, ``trust``, ``config``, ``key`` (see ``checkpoint.load``).
 
-    Raises: NotExecuted if it is an engine that cannot run here, or for MNN where that is not installed;
+    Raises: NotExecuted if it is an engine or for CUDA and cannot run here, or for MNN where that is not installed;
         PosewarpErrors of what opens it.
     """
     if is_torch(path):
         yield _torch(path, contract, options)
     elif Path(path).suffix == ".onnx":
-        with _onnx(path) as rung:
+        with _onnx(path) if device == "cpu" else _onnx_on(device, path) as rung:
             yield rung
     elif is_engine(path):
         with _engine(path, contract) as rung:
@@ -137,6 +142,21 @@ def _onnx(path: str) -> Iterator[Rung]:
         name, dtype, model = f"{name} Winograd", "winograd", None
     with opened as session:
         yield Rung(f"{name} {path}", dtype, session.run, contract, model)
+
+
+@contextmanager
+def _onnx_on(device: str, path: str) -> Iterator[Rung]:
+    """In the types that the file has."""
+    model = load_model(path)
+    dtype, contract = half_type(model), read_contract(model)
+    name = f"ONNX {dtype.upper()} on {device.upper()} {path}"
+    try:
+        with errors_name(path):
+            session = Session.open(path, device=device)
+    except BackendError as exc:
+        raise NotExecuted(name, f"it cannot be run here: {exc}") from exc
+    with session:
+        yield Rung(name, dtype, session.run, contract, model, device=device)
 
 
 @contextmanager
