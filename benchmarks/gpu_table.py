@@ -185,8 +185,8 @@ def _latency(name: str, step: Result) -> Rows:
 def _training(name: str, step: Result) -> Rows:
     for precision, line in step["figures"].get("training", {}).items():
         yield (
-            f"{name}, {precision}: pairs/s, share of time waiting for pairs, L1",
-            f"{line['pairs_per_s']:.3g}, {line['data_wait']:.0%}, {line['l1']:.4f}",
+            f"{name}, {precision}: L1 after {line['step']} steps",
+            f"{line['l1']:.4f}",
         )
 
 
@@ -200,8 +200,7 @@ _GROUPS = (
     ("warp, us", "warp", _warp),
     ("engine against PyTorch FP32, batches 1, 2, 7, 16", "engines", _engines),
     ("ONNX Runtime CUDA against PyTorch FP32, batches 1, 2, 7, 16", "provider", _provider),
-    ("latency FP32", "latency", _latency),
-    ("latency FP16", "latency16", _latency),
+    ("latency", "latency", _latency),
     ("training, 256x176, batches of 8", "training", _training),
 )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,8 @@ QUICK_ROUNDS, FULL_ROUNDS = 10, 30
 # A heat of the quick run ends after this, so that the whole stays under 4 minutes on two cores.
 QUICK_HEAT_S, FULL_HEAT_S = 45.0, 900.0
 TURN_S = 0.2
+# So many workers as the machine has multiples of these open at once: each imports its libraries on one CPU or two.
+CPUS_TO_OPEN = 4
 
 
 def latency(
@@ -99,10 +102,12 @@ def latency(
             with ExitStack() as stack:
                 probes = probes_for(contenders, threads)
                 entrants = [Entrant(each, share) for each in contenders]
-                for entrant in (*entrants, *(probe for pair in probes.values() for probe in pair)):
-                    tell(f"{network.name}: opening {entrant.contender.label}")
+                opening = (*entrants, *(probe for pair in probes.values() for probe in pair))
+                tell(f"{network.name}: opening {len(opening)} workers")
+                for entrant in opening:
                     stack.callback(entrant.close)
-                    entrant.open()
+                with ThreadPoolExecutor(max(1, available_cpus() // CPUS_TO_OPEN)) as pool:
+                    list(pool.map(Entrant.open, opening))
                 for blank in (each for each in todo if each.callers == count):
                     run.rows += run_heat(
                         entrants,

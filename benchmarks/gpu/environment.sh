@@ -13,13 +13,18 @@ install() {
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile "$@"
 }
 
-failed=0
+failed=0 wheels=()
 for wheel in "$WHEELS"/*.whl; do
     case $wheel in
         */kernel_lens-* | */'*.whl') continue ;; # the first is unpacked for TensorRT's headers: plugins.sh
     esac
-    install "$wheel" || failed=1
+    wheels+=("$wheel")
 done
+if [ "${#wheels[@]}" -gt 0 ] && ! install "${wheels[@]}"; then
+    for wheel in "${wheels[@]}"; do # which of them it is
+        install "$wheel" || failed=1
+    done
+fi
 install --no-build-isolation --editable . || failed=1
 "$PYTHON" benchmarks/gpu/environment.py "$STEP/environment.json"
 exit $failed

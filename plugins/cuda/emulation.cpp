@@ -16,7 +16,7 @@
 #define __global__
 #define __device__
 #define __shared__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 namespace posewarp
 {
@@ -88,13 +88,17 @@ cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(
     gKernel = [=] { kernel(arguments...); };
     char const* const most = std::getenv("POSEWARP_EMULATED_BLOCKS");
     unsigned const limit = most == nullptr ? UINT32_MAX : static_cast<unsigned>(std::atoi(most));
-    gridDim = dim3(min(config->gridDim.x, limit), min(config->gridDim.y, limit));
+    dim3 const asked = config->gridDim;
+    gridDim = dim3(min(asked.x, limit), min(asked.y, limit), min(asked.z, limit));
     std::fill(shared, shared + sizeof(shared), 0xFF);
-    for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
+    for (blockIdx.z = 0; blockIdx.z < gridDim.z; ++blockIdx.z)
     {
-        for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
+        for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
         {
-            runBlock(config->blockDim.x, stacks);
+            for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
+            {
+                runBlock(config->blockDim.x, stacks);
+            }
         }
     }
     return config->dynamicSmemBytes <= sizeof(shared) ? cudaSuccess : cudaErrorInvalidConfiguration;

@@ -16,9 +16,17 @@ constexpr int32_t kTHREADS = 256;
 // Blocks a launch asks for at most along one axis; what is left over, each block takes in further strides.
 constexpr int64_t kMAX_BLOCKS = 65535;
 
-// Channels that a thread of the NCHW kernel samples at one position: enough loads in flight to hide the position's
-// arithmetic, few enough that a map of 64x44 with 256 channels still fills a GPU.
-constexpr int64_t kCHANNELS = 8;
+// Channels that a thread of the NCHW kernel samples at one position: so many that the position's arithmetic is a small
+// part, if enough blocks are left to fill a GPU (a map of 64x44 with 256 channels makes 352 with the fewest).
+constexpr int64_t kFEWEST_CHANNELS = 8;
+constexpr int64_t kMOST_CHANNELS = 32;
+constexpr int64_t kENOUGH_BLOCKS = 1024;
+
+// Channels whose reads are in flight together: 16 reads of 4 taps, in 64 registers.
+constexpr int kTOGETHER = 4;
+
+// Blocks that a multiprocessor shall hold: of 80 registers a thread at most.
+constexpr int kRESIDENT_BLOCKS = 3;
 
 // Channels in one 16-byte vector of kHWC8.
 constexpr int32_t kLANES = 8;
@@ -53,46 +61,15 @@ __device__ __forceinline__ void store(__nv_bfloat16* place, float value)
     *place = __float2bfloat16_rn(value);
 }
 
-// A thread takes one point of one image and kCHANNELS channels; blocks run along the points (x), and along images
-// and their groups of channels (y), so neighbouring threads write neighbouring pixels.
-template <typename T, Mode kMODE, int kRANK>
-__global__ void __launch_bounds__(kTHREADS) sampleNchw(T const* __restrict__ features, float const* __restrict__ grid,
-    T* __restrict__ output, Sizes const sizes, Attributes const attributes)
+// The same pixel of several channels: of planes that lie apart, or in one vector of kHWC8.
+template <int kCOUNT> struct Lanes
 {
-    int64_t const plane = sizes.pixels();
-    int64_t const points = sizes.outPixels();
-    int64_t const groups = (sizes.channels + kCHANNELS - 1) / kCHANNELS;
-    for (int64_t slice = blockIdx.y; slice < sizes.batch * groups; slice += gridDim.y)
-    {
-        int64_t const batch = slice / groups;
-        int64_t const first = slice % groups * kCHANNELS;
-        int64_t const count = min(kCHANNELS, sizes.channels - first);
-        T const* const in = features + (batch * sizes.channels + first) * plane;
-        T* const out = output + (batch * sizes.channels + first) * points;
-        for (int64_t point = int64_t{blockIdx.x} * kTHREADS + threadIdx.x; point < points;
-            point += int64_t{gridDim.x} * kTHREADS)
-        {
-            auto const taps = locate<kMODE, kRANK>(grid + (batch * points + point) * kRANK, sizes, attributes);
-#pragma unroll(kMODE == Mode::kBICUBIC ? 1 : 4) // its 16 taps a channel are loads enough, and registers
-            for (int64_t channel = 0; channel < count; ++channel)
-            {
-                T const* const map = in + channel * plane;
-                auto const load = [map](int64_t pixel) { return pixel < 0 ? 0.0F : toFloat(map[pixel]); };
-                store(out + channel * points + point, sum(taps, load));
-            }
-        }
-    }
-}
-
-// Eight channels of one pixel.
-struct Lanes
-{
-    float value[kLANES];
+    float value[kCOUNT];
 
     __device__ __forceinline__ Lanes operator*(float weight) const
     {
         Lanes product;
-        for (int i = 0; i < kLANES; ++i)
+        for (int i = 0; i < kCOUNT; ++i)
         {
             product.value[i] = value[i] * weight;
         }
@@ -102,7 +79,7 @@ struct Lanes
     __device__ __forceinline__ Lanes operator+(Lanes const& other) const
     {
         Lanes total;
-        for (int i = 0; i < kLANES; ++i)
+        for (int i = 0; i < kCOUNT; ++i)
         {
             total.value[i] = value[i] + other.value[i];
         }
@@ -110,17 +87,79 @@ struct Lanes
     }
 };
 
+// One point in kCOUNT channels, `in` and `out` being the first one's. Each tap is read, and dropped if it lies outside:
+// reads under a condition are not put in flight together (H200, 64 channels of 256x176: 19.4 us, a copy 5.0).
+template <int kCOUNT, typename T, Mode kMODE, int kRANK>
+__device__ __forceinline__ void samplePlanes(
+    Taps<kMODE, kRANK> const& taps, T const* in, int64_t plane, T* out, int64_t points)
+{
+    auto const load = [=](int64_t pixel)
+    {
+        T const* const place = in + (pixel < 0 ? 0 : pixel);
+        Lanes<kCOUNT> lanes;
+        for (int i = 0; i < kCOUNT; ++i)
+        {
+            float const value = toFloat(place[i * plane]);
+            lanes.value[i] = pixel < 0 ? 0.0F : value;
+        }
+        return lanes;
+    };
+    Lanes<kCOUNT> const result = sum(taps, load);
+    for (int i = 0; i < kCOUNT; ++i)
+    {
+        store(out + i * points, result.value[i]);
+    }
+}
+
+// A thread takes one point of one image and `each` channels; blocks run along the points (x), groups of channels (y) and
+// images (z), so neighbouring threads write neighbouring pixels.
+template <typename T, Mode kMODE, int kRANK>
+__global__ void __launch_bounds__(kTHREADS, kRESIDENT_BLOCKS)
+    sampleNchw(T const* __restrict__ features, float const* __restrict__ grid, T* __restrict__ output,
+        Sizes const sizes, Attributes const attributes, int64_t const each)
+{
+    // A bicubic point's 16 taps are reads enough by themselves, and registers.
+    constexpr int kCOUNT = kMODE == Mode::kBICUBIC ? 1 : kTOGETHER;
+    int64_t const plane = sizes.pixels();
+    int64_t const points = sizes.outPixels();
+    for (int64_t batch = blockIdx.z; batch < sizes.batch; batch += gridDim.z)
+    {
+        for (int64_t first = blockIdx.y * each; first < sizes.channels; first += gridDim.y * each)
+        {
+            int64_t const count = min(each, sizes.channels - first);
+            T const* const in = features + (batch * sizes.channels + first) * plane;
+            T* const out = output + (batch * sizes.channels + first) * points;
+            for (int64_t point = int64_t{blockIdx.x} * kTHREADS + threadIdx.x; point < points;
+                point += int64_t{gridDim.x} * kTHREADS)
+            {
+                auto const taps = locate<kMODE, kRANK>(grid + (batch * points + point) * kRANK, sizes, attributes);
+                int64_t channel = 0;
+#pragma unroll 1
+                for (; channel + kCOUNT <= count; channel += kCOUNT)
+                {
+                    samplePlanes<kCOUNT>(taps, in + channel * plane, plane, out + channel * points + point, points);
+                }
+#pragma unroll 1
+                for (; channel < count; ++channel)
+                {
+                    samplePlanes<1>(taps, in + channel * plane, plane, out + channel * points + point, points);
+                }
+            }
+        }
+    }
+}
+
 union Vector
 {
     uint4 bits;
     __half2 pair[kLANES / 2];
 };
 
-__device__ __forceinline__ Lanes unpack(uint4 bits)
+__device__ __forceinline__ Lanes<kLANES> unpack(uint4 bits)
 {
     Vector vector;
     vector.bits = bits;
-    Lanes lanes;
+    Lanes<kLANES> lanes;
     for (int i = 0; i < kLANES / 2; ++i)
     {
         float2 const pair = __half22float2(vector.pair[i]);
@@ -131,7 +170,7 @@ __device__ __forceinline__ Lanes unpack(uint4 bits)
 }
 
 // Lanes from `count` on are padding and become zero.
-__device__ __forceinline__ uint4 pack(Lanes const& lanes, int64_t count)
+__device__ __forceinline__ uint4 pack(Lanes<kLANES> const& lanes, int64_t count)
 {
     Vector vector;
     for (int i = 0; i < kLANES / 2; ++i)
@@ -207,10 +246,15 @@ template <typename T> struct NchwLauncher
 
     template <Mode kMODE, int kRANK> cudaError_t run() const
     {
-        int64_t const groups = (sizes.channels + kCHANNELS - 1) / kCHANNELS;
-        dim3 const grids(blocks(sizes.outPixels(), kTHREADS), blocks(sizes.batch * groups, 1));
+        unsigned const along = blocks(sizes.outPixels(), kTHREADS), images = blocks(sizes.batch, 1);
+        int64_t each = kMOST_CHANNELS;
+        while (each > kFEWEST_CHANNELS && int64_t{along} * images * blocks(sizes.channels, each) < kENOUGH_BLOCKS)
+        {
+            each /= 2;
+        }
+        dim3 const grids(along, blocks(sizes.channels, each), images);
         return launch(sampleNchw<T, kMODE, kRANK>, grids, 0, stream, static_cast<T const*>(features), grid,
-            static_cast<T*>(output), sizes, attributes);
+            static_cast<T*>(output), sizes, attributes, each);
     }
 };
 
