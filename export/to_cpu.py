@@ -1,4 +1,4 @@
-"""ONNX file to ONNX file whose 3x3 convolutions run by Winograd's filtering, proven before it gets its name."""
+"""ONNX file to ONNX file whose convolutions are spelled as a CPU is fastest, proven before it gets its name."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from posewarp.export.engines.profiles import Shapes, make_profiles
 from posewarp.export.graphs.convolutions import count_winograd, use_winograd
 from posewarp.export.graphs.execution import open_model
 from posewarp.export.graphs.graph import inline_functions, load_model, save_model, tensor_types
+from posewarp.export.graphs.inlining import all_nodes
+from posewarp.export.graphs.narrow import widen_narrow
 from posewarp.export.ladder.cases import make_cases
 from posewarp.export.ladder.sample_data import describe
 from posewarp.runtime import plugin_library
@@ -37,7 +39,8 @@ class CpuReport:
 
     Attributes:
         path: the file.
-        convolutions: how many are spelled for Winograd's filtering.
+        winograd: how many convolutions are spelled for Winograd's filtering.
+        narrow: how many had few outputs, and were written as ones of many.
         of: how many convolutions there are.
         onnx_ms, cpu_ms: of a run of the first inputs, the median of five, both files in turns; both with the plugin
             library, on as many threads as a session takes.
@@ -47,7 +50,8 @@ class CpuReport:
     """
 
     path: str
-    convolutions: int
+    winograd: int
+    narrow: int
     of: int
     onnx_ms: float
     cpu_ms: float
@@ -57,8 +61,8 @@ class CpuReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.path}: {self.convolutions} of {self.of} convolutions by Winograd's filtering, built in "
-            f"{self.seconds:.1f} s",
+            f"{self.path}: of {self.of} convolutions {self.winograd} by Winograd's filtering, {self.narrow} of few "
+            f"outputs as ones of many, built in {self.seconds:.1f} s",
             *parity_lines(self.parity),
             f"  a run takes {self.cpu_ms:.4g} ms here, of the ONNX file {self.onnx_ms:.4g} ms",
         ]
@@ -80,7 +84,8 @@ def to_cpu(
 ) -> CpuReport:
     """Write an ONNX file for CPUs, and compare it with the one that it was made from.
 
-    Without libposewarp_cpu.so it computes what the other does, no faster. A failure leaves an older file as it was.
+    Winograd's filtering needs libposewarp_cpu.so; without it those convolutions are computed as in the other file, no
+    faster. A failure leaves an older file as it was.
 
     Args:
         onnx_path: the model, in FP32.
@@ -92,8 +97,9 @@ def to_cpu(
         force: has no effect: it is built each time.
         tensorrt: options of ``to_engine`` that this has not; an error if one is set.
 
-    Raises: EngineError if the plugin library is not there; ExportError if the file is not one for this; ParityError if
-        the outputs are off by more than ``gate.TOLERANCE``; ContractError, DataError: one line each.
+    Raises: EngineError if the plugin library is needed and not there; ExportError if the file is not one for this, or
+        was made by this; ParityError if the outputs are off by more than ``gate.TOLERANCE``; ContractError, DataError:
+        one line each.
     """
     started = time.perf_counter()
     path = Path(onnx_path)
@@ -109,12 +115,16 @@ def to_cpu(
         raise ExportError(f"tensor {halves[0]!r} is FP16 or BF16, CPUs run in FP32; give the FP32 file")
     declared = contract_of(flat)
     contract = check_contract(contract, declared) if contract else declared
-    spelled, found = use_winograd(flat)
-    if not found:
-        raise ExportError(f"{path} has no 3x3 convolution that Winograd's filtering suits; run it as it is")
+    widened, narrow = widen_narrow(flat)
+    spelled, winograd = use_winograd(widened)
+    if not winograd and not narrow:  # in a file that was made by this all are rewritten already
+        raise ExportError(
+            f"{path} has no convolution that Winograd's filtering suits, and none of few outputs to write as one of "
+            "many, or it was built so already; run it as it is"
+        )
     chosen = make_profiles(contract, profiles) if profiles not in (None, Shapes()) else []
     cases, notes = make_cases(contract, data, None, chosen[0] if chosen else None)
-    if plugin_library.find("cpu") is None:
+    if winograd and plugin_library.find("cpu") is None:
         raise EngineError(
             "the plugin library for CPUs is not there, and computes these convolutions: make plugins"
         )
@@ -128,8 +138,9 @@ def to_cpu(
     save_model(spelled, output)
     return CpuReport(
         str(output),
-        found,
-        sum(node.op_type == "Conv" for node in flat.graph.node),
+        winograd,
+        narrow,
+        sum(node.op_type == "Conv" for node in all_nodes(flat)),
         onnx_ms,
         cpu_ms,
         rung,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from posewarp.export.graphs.graph import fresh_name
 from posewarp.export.graphs.inlining import DOMAIN, STANDARD, all_nodes, graphs_of, opset_of
@@ -21,7 +21,6 @@ FEWEST_CHANNELS = 16
 
 _FUNCTIONS_IR = 8  # the IR version that brought model-local functions
 _PLAIN = {"group": [1], "strides": [1, 1], "dilations": [1, 1], "pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
-_DEFAULTS = {**_PLAIN, "pads": [0, 0, 0, 0]}
 
 
 def use_winograd(model: ModelProto) -> tuple[ModelProto, int]:
@@ -39,8 +38,7 @@ def use_winograd(model: ModelProto) -> tuple[ModelProto, int]:
     takers = Counter(name for node in all_nodes(rewritten) for name in node.input)
     used: list[str] = []
     for graph in graphs_of(rewritten.graph):
-        given = {value.name for value in graph.input}
-        weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
+        weights = weights_of(graph)
         relus = {node.input[0]: node for node in graph.node if _is_relu(node)}
         fused = set()
         for node in graph.node:
@@ -71,6 +69,29 @@ def count_winograd(model: ModelProto) -> int:
     return sum(node.domain == DOMAIN and node.op_type in (CONV, CONV_RELU) for node in all_nodes(model))
 
 
+def weights_of(graph: GraphProto) -> dict[str, TensorProto]:
+    """Constants of a graph by name; not those that are inputs too, which a caller may replace."""
+    given = {value.name for value in graph.input}
+    return {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
+
+
+def attributes_of(node: NodeProto, weight: TensorProto) -> dict[str, list[int]]:
+    """Attributes of a Conv over two axes spelled out, with ``pads`` in place of ``auto_pad``.
+
+    Those of ``SAME`` are for stride 1 without dilation.
+    """
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    auto_pad = given.pop("auto_pad", b"NOTSET")
+    attributes = {"group": 1, "strides": [1, 1], "dilations": [1, 1], "kernel_shape": weight.dims[2:]}
+    attributes |= {"pads": [0, 0, 0, 0], **given}
+    if auto_pad in (b"SAME_UPPER", b"SAME_LOWER"):
+        less, more = ([(side - 1) // 2 for side in weight.dims[2:]], [side // 2 for side in weight.dims[2:]])
+        attributes["pads"] = less + more if auto_pad == b"SAME_UPPER" else more + less
+    elif auto_pad == b"VALID":
+        attributes["pads"] = [0, 0, 0, 0]
+    return {name: np.ravel(value).tolist() for name, value in attributes.items()}
+
+
 def _is_relu(node: NodeProto) -> bool:
     return node.op_type == "Relu" and node.domain in STANDARD
 
@@ -83,14 +104,7 @@ def _suits(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
         return False
     if min(weight.dims[:2]) < FEWEST_CHANNELS or any(name not in weights for name in node.input[2:]):
         return False
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    padded = attributes.pop("auto_pad", b"NOTSET")
-    if padded in (b"SAME_UPPER", b"SAME_LOWER"):
-        attributes["pads"] = _PLAIN["pads"]
-    elif padded == b"VALID":
-        return False
-    values = {**_DEFAULTS, **attributes}
-    return all(np.ravel(values[name]).tolist() == wanted for name, wanted in _PLAIN.items())
+    return attributes_of(node, weight) == _PLAIN
 
 
 def _add_function(model: ModelProto, name: str) -> None:
