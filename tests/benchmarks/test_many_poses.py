@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +14,11 @@ from typer.testing import CliRunner
 from posewarp.benchmarks import many_poses
 from posewarp.runtime.errors import ParityError
 from posewarp.runtime.split_session import SplitSession
+
+RESULT = {
+    "model": "model.onnx", "poses": 16, "gain": 1.5, "low": 1.4, "high": 1.6,
+    "predicted_by_time": 1.5, "predicted_by_operations": 1.61, "files": ["whole.onnx", "one.onnx", "other.onnx"],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -81,16 +87,54 @@ def test_parts_that_give_other_outputs_are_refused_before_anything_is_timed(mode
     assert len(Wrong.opened.seen) == 2
 
 
+def test_with_the_backend_cpu_what_has_a_faster_form_is_built_and_timed(model, monkeypatch):
+    monkeypatch.setattr(many_poses, "SplitSession", Spy)
+    built, real = {}, many_poses.to_cpu
+    monkeypatch.setattr(
+        many_poses, "to_cpu", lambda file, *a, **k: built.setdefault(Path(file).name, real(file, *a, **k))
+    )
+    timed, gain = [], many_poses.time_parts
+    monkeypatch.setattr(many_poses, "time_parts", lambda *a: timed.append((a, gain(*a))) or timed[-1][1])
+    result = many_poses.measure(model, ["a"], "random", poses=3, rounds=4, backend="cpu")
+    assert result["files"] == [
+        "model.cpu.onnx",
+        "model.source.cpu.onnx",
+        "model.pose.onnx",
+    ]  # no layer in the last
+    assert {name: report.narrow for name, report in built.items()} == {
+        "model.onnx": 2,
+        "model.source.onnx": 2,
+    }
+    (((whole, source, pose, _), predicted),) = timed
+    assert [whole.path.name, source.path.name, pose.path.name] == result["files"]
+    assert result["predicted_by_time"] == predicted.times(3)
+    assert len(result["whole_ms"]) == len(result["parts_ms"]) == 4
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_without_a_backend_the_files_are_run_as_they_are(model):
+    result = many_poses.measure(model, ["a"], "random", poses=2, rounds=4)
+    assert result["files"] == ["model.onnx", "model.source.onnx", "model.pose.onnx"]
+
+
+def test_the_command_takes_a_backend(monkeypatch, model):
+    seen = []
+    monkeypatch.setattr(many_poses, "measure", lambda *arguments: seen.append(arguments[-1]) or RESULT)
+    arguments = [str(model), "--by", "a"]
+    assert CliRunner().invoke(many_poses.app, [*arguments, "--backend", "cpu"]).exit_code == 0
+    assert CliRunner().invoke(many_poses.app, arguments).exit_code == 0
+    assert seen == ["cpu", None]
+    assert CliRunner().invoke(many_poses.app, [*arguments, "--backend", "rtx"]).exit_code == 2
+
+
 @pytest.mark.parametrize(("predicted", "said"), [(1.5, "inside"), (1.7, "outside")])
 def test_the_prediction_is_printed_beside_the_interval(tmp_path, monkeypatch, predicted, said):
-    result = {
-        "model": "model.onnx", "poses": 16, "gain": 1.5, "low": 1.4, "high": 1.6,
-        "predicted_by_time": predicted, "predicted_by_operations": 1.61,
-    }  # fmt: skip
+    result = {**RESULT, "predicted_by_time": predicted}
     monkeypatch.setattr(many_poses, "measure", lambda *_: result)
     report = tmp_path / "out.json"
     done = CliRunner().invoke(many_poses.app, ["model.onnx", "--by", "a", "--json", str(report)])
     assert done.exit_code == 0
     assert "16 poses of one source 1.50x (1.40 to 1.60, paired 95 %)" in done.output
     assert f"predicted by time {predicted:.2f}x: {said}; by operations 1.61x" in done.output
+    assert "run: whole.onnx, one.onnx, other.onnx" in done.output
     assert json.loads(report.read_text()) == result

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from networks.one_conv import PADS, conv_model
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from posewarp.export import to_cpu as module
@@ -32,10 +32,10 @@ def model(tmp_path):
 
 def test_the_file_is_proven_and_reports_how_long_both_take(model):
     report = to_cpu(model, data=model.parent / "inputs.npz")
-    assert (report.convolutions, report.of) == (1, 1)
+    assert (report.winograd, report.narrow, report.of) == (1, 0, 1)
     assert report.parity["status"] == "passed"
     assert report.parity["outputs"][0]["max_abs"] < 1e-3  # of values up to 40
-    assert "1 of 1 convolutions" in str(report)
+    assert "of 1 convolutions 1 by Winograd's filtering, 0 of few outputs as ones of many" in str(report)
     assert f"{report.cpu_ms:.4g} ms" in str(report)
     written = onnx.load(model.parent / "model.cpu.onnx")
     assert [node.op_type for node in written.graph.node] == [CONV]
@@ -115,8 +115,62 @@ def test_a_missing_model_and_missing_data_are_told_before_the_library(model, mon
 
 def test_a_file_without_such_convolutions_is_refused(tmp_path):
     onnx.save(conv_model(kernel=1), tmp_path / "model.onnx")
-    with pytest.raises(ExportError, match="no 3x3 convolution"):
+    with pytest.raises(
+        ExportError, match="no convolution that Winograd's filtering suits, and none of few outputs"
+    ):
         to_cpu(tmp_path / "model.onnx", data="random")
+
+
+@pytest.fixture
+def narrow_model(tmp_path):
+    model = conv_model((8, 3), kernel=7, pads=[3, 3, 3, 3], size=(16, 20))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 16, 20]))
+    onnx.save(model, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_narrow_convolutions_alone_are_worth_a_file_and_need_no_library(narrow_model, monkeypatch):
+    monkeypatch.setattr(plugin_library, "find", lambda name, path=None: None)
+    report = to_cpu(narrow_model, data="random")
+    assert (report.winograd, report.narrow, report.of) == (0, 1, 1)
+    assert "of 1 convolutions 0 by Winograd's filtering, 1 of few outputs as ones of many" in str(report)
+    assert {output["max_abs"] for output in report.parity["outputs"]} == {0.0}
+    assert [node.op_type for node in onnx.load(report.path).graph.node] == ["Conv", "DepthToSpace"]
+
+
+def test_its_own_product_is_refused_also_if_only_narrow_ones_were_rewritten(narrow_model):
+    made = to_cpu(narrow_model, data="random").path
+    with pytest.raises(
+        ExportError, match=r"model\.cpu\.onnx has no convolution .* or it was built so already"
+    ):
+        to_cpu(made, data="random")
+    assert not narrow_model.with_name("model.cpu.cpu.onnx").exists()
+
+
+def test_both_kinds_of_convolutions_are_rewritten_and_counted_also_inside_a_branch(tmp_path):
+    graph = conv_model(size=(8, 12), **PADS)
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array(rng.normal(size=(2, 16, 5, 5)).astype(np.float32), "narrow")
+    value = helper.make_tensor_value_info
+    branches = []
+    for name in ("yes", "no"):
+        layer = helper.make_node("Conv", ["y", f"{name}_w"], [name], pads=[2, 2, 2, 2])
+        held = TensorProto()
+        held.CopyFrom(weight)
+        held.name = f"{name}_w"
+        branches.append(
+            helper.make_graph([layer], name, [], [value(name, TensorProto.FLOAT, ["N", 2, 8, 12])], [held])
+        )
+    total = helper.make_node("ReduceSum", ["y"], ["total"], keepdims=0)
+    positive = helper.make_node("Greater", ["total", "zero"], ["which"])
+    choose = helper.make_node("If", ["which"], ["z"], then_branch=branches[0], else_branch=branches[1])
+    graph.graph.node.extend([total, positive, choose])
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    del graph.graph.output[:]
+    graph.graph.output.append(value("z", TensorProto.FLOAT, ["N", 2, 8, 12]))
+    onnx.save(graph, tmp_path / "model.onnx")
+    report = to_cpu(tmp_path / "model.onnx", data="random")
+    assert (report.winograd, report.narrow, report.of) == (1, 2, 3)
 
 
 def test_a_half_precision_file_is_refused(tmp_path):

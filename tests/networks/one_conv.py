@@ -10,13 +10,14 @@ PADS = {"pads": [1, 1, 1, 1]}
 
 
 def conv_model(
-    channels=(16, 16), kernel=3, bias=True, weight_is_input=False, relu=False, **attributes
+    channels=(16, 16), kernel=3, bias=True, weight_is_input=False, relu=False, size=("H", "W"), **attributes
 ) -> onnx.ModelProto:
-    """One convolution of random weights, ``x`` (N, C, H, W) to ``y``."""
+    """One convolution of random weights, ``x`` (N, C, H, W) to ``y``; ``kernel`` is a side, or height and width."""
     inputs, outputs = channels
     group = attributes.get("group", 1)
+    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
     rng = np.random.default_rng(0)
-    weight = rng.normal(size=(outputs, inputs // group, kernel, kernel)).astype(np.float32)
+    weight = rng.normal(size=(outputs, inputs // group, *sides)).astype(np.float32)
     tensors = [numpy_helper.from_array(weight, "w")]
     if bias:
         tensors.append(numpy_helper.from_array(rng.normal(size=outputs).astype(np.float32), "b"))
@@ -25,7 +26,7 @@ def conv_model(
     if relu:
         nodes.append(helper.make_node("Relu", [convolved], ["y"]))
     value = helper.make_tensor_value_info
-    given = [value("x", TensorProto.FLOAT, ["N", inputs, "H", "W"])]
+    given = [value("x", TensorProto.FLOAT, ["N", inputs, *size])]
     if weight_is_input:
         given.append(value("w", TensorProto.FLOAT, weight.shape))
     graph = helper.make_graph(
