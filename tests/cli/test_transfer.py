@@ -47,6 +47,24 @@ def test_either_part_of_a_split_model_stands_for_both(posewarp, model, parts, fi
     assert np.array_equal(shown, read(tmp_path / "panel.png"))
 
 
+def test_parts_that_were_built_for_cpus_stand_for_both_too(posewarp, model, files, tmp_path):
+    stem = tmp_path / "model.onnx"
+    by = "source_image,source_keypoints"
+    assert posewarp("split", model, "--by", by, "-o", stem, "--save-features")[0] == 0
+    for part in ("source", "pose"):
+        path = stem.with_suffix(f".{part}.onnx")
+        code, out, err = posewarp("build", path, "--backend", "cpu", "--data", path.with_suffix(".npz"))
+        assert (code, err) == (0, "")
+        assert "of few outputs as ones of many" in out
+    built = stem.with_suffix(".pose.cpu.onnx")
+    options = ("--panel", tmp_path / "panel.png")
+    code, _, err = posewarp(*transfer_arguments(built, files, tmp_path / "parts.png"), *options)
+    assert (code, err) == (0, "")
+    assert posewarp(*transfer_arguments(model, files, tmp_path / "whole.png"))[0] == 0
+    apart = read(tmp_path / "parts.png").astype(int) - read(tmp_path / "whole.png")
+    assert np.abs(apart).max() <= 1  # a rounding
+
+
 def test_a_part_alone_is_refused_with_the_name_of_the_other(posewarp, parts, files, tmp_path):
     alone = tmp_path / "alone.pose.onnx"
     alone.write_bytes(parts.with_name("model.pose.onnx").read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from posewarp.export.graphs.warps import rewrite_warps
 from posewarp.export.ladder.sample_data import load_inputs, read_contract
 from posewarp.export.precision.half import convert
 from posewarp.export.split import split
+from posewarp.export.splitting import measure
 from posewarp.export.splitting.measure import Gain
 from posewarp.export.splitting.positions import nodes_behind
 from posewarp.runtime.errors import ContractError, ExportError, ParityError
@@ -163,6 +165,33 @@ def test_operations_are_counted_on_the_side_that_runs_them(write):
     assert operations.saved == pytest.approx(conv / (2 * conv + add))
     assert Gain(100, 40, 60).times(1) == 1
     assert Gain(100, 40, 60).times(16) == pytest.approx(1600 / 1000)
+
+
+def test_times_are_of_settled_runs_and_the_sources_is_what_its_first_pose_takes_longer(write, monkeypatch):
+    path = write(f"{FEATURE}\n        out = Mul (feature, b)")
+    report = split(path, ["a"], data="random")
+    (feeds,) = load_inputs("random", read_contract(onnx.load(path)), batch=1)
+    clock, last = [0.0], [None]
+
+    def takes(session, ms, of):
+        run = session.run
+
+        def timed(feeds):
+            # Behind another session's a run takes longer.
+            clock[0] += 1e-3 * (ms if last[0] is of else ms + 5)
+            last[0] = of
+            return run(feeds)
+
+        monkeypatch.setattr(session, "run", timed)
+
+    with Session.open(path) as whole, SplitSession.open(report.source, report.pose) as both:
+        takes(whole, 8, whole)
+        takes(both.source, 4, both)
+        takes(both.pose, 2, both)
+        monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+        gain = measure.time_parts(whole, both.source, both.pose, feeds)
+    assert (gain.whole, gain.source, gain.pose) == pytest.approx((8, 4, 2))
+    assert clock[0] > 4  # seconds
 
 
 def test_sizes_of_the_source_do_not_tie_poses_to_its_batch(write):

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from posewarp.export.split import split
+from posewarp.runtime import split_session as module
 from posewarp.runtime.contract import METADATA_KEY, Contract, TensorSpec
 from posewarp.runtime.errors import BackendError, ContractError
 from posewarp.runtime.pipeline import PoseTransfer
@@ -119,6 +120,18 @@ def test_one_pixel_is_another_picture(parts, counted):
     image[5, 5, 0] ^= 1
     transfer(image, source, target)
     assert counted["source"] == [1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])  # 4, 8 and 12 bytes
+@pytest.mark.parametrize(("value", "other"), [(0.0, -0.0), (1.0, np.nextafter(np.float32(1), 2))])
+def test_a_source_is_known_again_by_its_last_bit(count, value, other):
+    array = np.full(count, value, np.float32)
+    again, changed = array.copy(), array.copy()
+    changed[-1] = other
+    assert module._same(array, again)
+    assert not module._same(array, changed)
+    nan = np.full(count, np.nan, np.float32)
+    assert module._same(nan, nan.copy())
 
 
 def test_without_memory_a_batch_still_encodes_its_picture_once(files):
