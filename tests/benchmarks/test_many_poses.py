@@ -90,9 +90,13 @@ def test_parts_that_give_other_outputs_are_refused_before_anything_is_timed(mode
 def test_with_the_backend_cpu_what_has_a_faster_form_is_built_and_timed(model, monkeypatch):
     monkeypatch.setattr(many_poses, "SplitSession", Spy)
     built, real = {}, many_poses.to_cpu
-    monkeypatch.setattr(
-        many_poses, "to_cpu", lambda file, *a, **k: built.setdefault(Path(file).name, real(file, *a, **k))
-    )
+
+    def build(file, output, data):
+        report = real(file, output, data=data)
+        built[Path(file).name] = (report.narrow, Path(data).name)
+        return report
+
+    monkeypatch.setattr(many_poses, "to_cpu", build)
     timed, gain = [], many_poses.time_parts
     monkeypatch.setattr(many_poses, "time_parts", lambda *a: timed.append((a, gain(*a))) or timed[-1][1])
     result = many_poses.measure(model, ["a"], "random", poses=3, rounds=4, backend="cpu")
@@ -101,10 +105,7 @@ def test_with_the_backend_cpu_what_has_a_faster_form_is_built_and_timed(model, m
         "model.source.cpu.onnx",
         "model.pose.onnx",
     ]  # no layer in the last
-    assert {name: report.narrow for name, report in built.items()} == {
-        "model.onnx": 2,
-        "model.source.onnx": 2,
-    }
+    assert built == {"model.onnx": (2, "random"), "model.source.onnx": (2, "model.source.npz")}
     (((whole, source, pose, _), predicted),) = timed
     assert [whole.path.name, source.path.name, pose.path.name] == result["files"]
     assert result["predicted_by_time"] == predicted.times(3)

@@ -50,6 +50,7 @@ def test_a_plain_3x3_convolution_is_found_and_means_the_same_without_the_library
         {"pads": [3, 3, 3, 3], "kernel": 7},
         {"kernel": 1},
         {"auto_pad": "VALID"},
+        {**PADS, "auto_pad": "VALID"},  # the pads are not looked at
         {**PADS, "weight_is_input": True},
     ],
     ids=str,

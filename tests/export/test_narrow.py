@@ -46,7 +46,6 @@ def stride(model):
         ({"pads": [0, 0, 0, 0], "size": (18, 14)}, 4),
         ({"pads": [8, 7, 6, 7], "size": (12, 8)}, 4),
         ({"pads": None, "auto_pad": "VALID", "size": (18, 14)}, 4),
-        ({"auto_pad": "VALID", "size": (18, 14)}, 4),  # the pads are not looked at
         ({"pads": None, "auto_pad": "SAME_UPPER", "kernel": (6, 8)}, 4),
         ({"pads": None, "auto_pad": "SAME_LOWER", "kernel": (6, 8)}, 4),
         ({"pads": None, "auto_pad": "NOTSET", "size": (18, 14)}, 4),
