@@ -23,7 +23,7 @@ from posewarp.runtime.split_session import SplitSession
 Feeds = Mapping[str, np.ndarray]
 
 # A run varies by some 5 % on a shared machine, and a gain of 1.3 is to be known to 0.01: short runs are timed often.
-_FEWEST_ROUNDS, _MOST_ROUNDS, _SECONDS = 5, 50, 4.0
+_FEWEST_ROUNDS, _MOST_ROUNDS, _SECONDS = 9, 50, 4.0
 # Behind another session's run one of 7 ms takes 12 % longer, the next 3 %, 2 %, 1 %: so many are not counted, then so
 # many are. Of long runs one each will do.
 _RUNS, _SPAN_MS = 4, 30.0
@@ -114,17 +114,19 @@ def time_parts(whole: Session, source: Session, pose: Session, feeds: Feeds) -> 
         session.run(feeds)
         return 1e3 * (time.perf_counter() - started)
 
-    every, further, first = [], [], []
+    rounds = []
     ended = time.perf_counter() + _SECONDS
-    for turn in range(_MOST_ROUNDS):
-        if turn >= _FEWEST_ROUNDS and time.perf_counter() > ended:
-            break
-        for session, times in ((whole, every), (parts, further)):
+    while len(rounds) < _FEWEST_ROUNDS or (len(rounds) < _MOST_ROUNDS and time.perf_counter() < ended):
+        times = []
+        for session in (whole, parts):
             _repeat(partial(run_ms, session))
-            times += _repeat(partial(run_ms, session))
-        first += _repeat(partial(run_ms, parts, new_source=True))
-    another = median(further)
-    return Gain(median(every), max(median(first) - another, 0.0), another)
+            times.append(_repeat(partial(run_ms, session)))
+        times.append(_repeat(partial(run_ms, parts, new_source=True)))
+        rounds.append([median(each) for each in times])
+    every, further, first = np.array(rounds).T
+    # The pace of a machine drifts, by 10 % in seconds: each round is measured by its own runs of the whole.
+    shares = (max(np.median((first - further) / every), 0), np.median(further / every))
+    return Gain(*(float(np.median(every) * share) for share in (1, *shares)))
 
 
 def _repeat(run: Callable[[], float]) -> list[float]:
