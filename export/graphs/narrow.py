@@ -26,9 +26,9 @@ def widen_narrow(model: ModelProto) -> tuple[ModelProto, int]:
     """Write every convolution of few outputs, where that is faster, as one of many and a DepthToSpace.
 
     It suits kernels with stride 1, one group, no dilation, and fp32 weights that are in the file, where the result's
-    height and width are known and even. Where ONNX Runtime adds one product after the
-    other the results are the same bits; where it multiplies large matrices, as with 30 inputs, they differ by
-    rounding (1e-6 of the largest). A NaN or an infinity of the features spreads over pixels that are made together.
+    height and width are known and even. In ONNX Runtime the results are the same bits, but for 16 or more inputs that
+    are no multiple of 4: these it convolves as a product of matrices, and they differ by rounding, 1e-6 of the largest.
+    A NaN or an infinity of the features spreads over the pixels that are made together.
 
     Args:
         model: without functions that hold convolutions; left as it is.

@@ -102,8 +102,8 @@ def time_parts(whole: Session, source: Session, pose: Session, feeds: Feeds) -> 
     """Milliseconds of each on one sample, as ``SplitSession`` runs them: medians, in turns.
 
     The source part's are those that the first pose of a source takes longer than a further one. Run by itself it takes
-    less, for its features are not laid in memory that no cache holds yet: 2.2 ms for 2.9, of
-    a first-order-motion network.
+    less, for its features are not laid in memory that no cache holds yet: 2.2 ms for 2.9, of a first-order-motion
+    network.
     """
     parts = SplitSession(source, pose)  # not closed: the sessions are the caller's
 
