@@ -43,7 +43,7 @@ def widen_narrow(model: ModelProto) -> tuple[ModelProto, int]:
     found = 0
     for graph in graphs_of(widened.graph):
         weights = weights_of(graph)
-        nodes = []
+        nodes: list[NodeProto] = []
         for node in graph.node:
             stride = _stride_for(node, weights, types)
             nodes.extend(_widen(node, stride, graph, weights, taken) if stride > 1 else [node])
@@ -70,12 +70,11 @@ def stride_of(outputs: int, kernel: tuple[int, int], height: int, width: int) ->
     A kernel of fewer than 9 values, such as 1x7, gains next to nothing.
     """
     area = kernel[0] * kernel[1]
+    strides: tuple[int, ...] = ()
     if outputs <= 4 and area >= 25:
         strides = (4, 2)
     elif (outputs <= 4 and area >= 9) or (outputs <= 8 and area >= 25):
         strides = (2,)
-    else:
-        return 1
     return next((s for s in strides if height % s == width % s == 0), 1)
 
 

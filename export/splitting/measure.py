@@ -114,7 +114,7 @@ def time_parts(whole: Session, source: Session, pose: Session, feeds: Feeds) -> 
         session.run(feeds)
         return 1e3 * (time.perf_counter() - started)
 
-    rounds = []
+    rounds: list[list[float]] = []
     ended = time.perf_counter() + _SECONDS
     while len(rounds) < _FEWEST_ROUNDS or (len(rounds) < _MOST_ROUNDS and time.perf_counter() < ended):
         times = []
