@@ -11,7 +11,9 @@ latency.md, latency.html.
 
 from __future__ import annotations
 
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -261,7 +263,7 @@ def _command(
             pace=pace,
             data=data,
             keep=lambda run: run.save(kept),
-            tell=status.update,
+            tell=status.update if sys.stderr.isatty() else _told_with_times(),
         )
     report.print_report(run, console)
     for suffix, text in ((".md", report.to_markdown(run)), (".html", report.to_html(run))):
@@ -273,6 +275,12 @@ def _command(
         problems += _regressions(run, saved, console)
     if problems:
         raise ParityError("; ".join(problems))
+
+
+def _told_with_times() -> Callable[[str], None]:
+    """What goes on, as lines with the seconds since the start: of a run that was cut off, all there is."""
+    started = time.perf_counter()
+    return lambda text: print(f"{time.perf_counter() - started:6.1f} s {text}", file=sys.stderr, flush=True)
 
 
 def _resumed(run: Run, kept: Path) -> Run:

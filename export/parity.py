@@ -103,7 +103,9 @@ def parity(
     if all(map(is_torch, names)):
         raise ParityError("both are torch modules; one of the two must be a file that posewarp made of it")
     if device != "cpu" and Path(b).suffix != ".onnx":
-        raise ParityError(f"{b} is no ONNX file, which alone is run on a chosen device; leave out --device {device}")
+        raise ParityError(
+            f"{b} is no ONNX file, which alone is run on a chosen device; leave out --device {device}"
+        )
     check_outputs({"save_inputs": save_inputs, "save_outputs": save_outputs}, _read(*names, data))
     sides = [(names[0], "cpu"), (names[1], device)]
     with ExitStack() as stack:

@@ -40,7 +40,11 @@ def measure(folder: Path, name: str, kind: str) -> dict[str, Any]:
     """
     onnx, file = folder / f"{name}.onnx", folder / f"{name}{FILES[kind]}"
     dtype, batches = (kind, BATCHES) if kind in MUST_PASS else ("fp16", BATCHES[:2])
-    options = {"dtype": dtype, "device": "cuda", "tolerance": {"atol": FP32_ATOL} if dtype == "fp32" else None}
+    options = {
+        "dtype": dtype,
+        "device": "cuda",
+        "tolerance": {"atol": FP32_ATOL} if dtype == "fp32" else None,
+    }
     against_torch = parity(folder / f"{name}.safetensors", file, batches=batches, **options)
     positions = parity(onnx, file, batches=(1,), **options)
     print(against_torch, positions, sep="\n")

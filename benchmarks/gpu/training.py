@@ -33,7 +33,9 @@ def train(folder: Path, precision: str, preset: str = "deepfashion", device: str
     Returns: the last line of its log with losses.
     Raises: BackendError with the run's last line if it fails.
     """
-    options = f"--preset {preset} --steps {STEPS} --pairs 400 --batch-size 8 --workers 4 --log-every {LOG_EVERY}"
+    options = (
+        f"--preset {preset} --steps {STEPS} --pairs 400 --batch-size 8 --workers 4 --log-every {LOG_EVERY}"
+    )
     arguments = ["train", "-o", str(folder), "--device", device, "--precision", precision, *options.split()]
     done = subprocess.run(
         [sys.executable, "-m", "posewarp.cli.main", *arguments], capture_output=True, text=True
@@ -59,7 +61,9 @@ def training(
     right = found["fp32"]["l1"]
     for precision, line in found.items():
         if not abs(line["l1"] - right) <= RTOL * right:
-            raise ParityError(f"L1 of {precision} is {line['l1']:.4f}, of fp32 {right:.4f} (limit {RTOL:.0%})")
+            raise ParityError(
+                f"L1 of {precision} is {line['l1']:.4f}, of fp32 {right:.4f} (limit {RTOL:.0%})"
+            )
 
 
 app = typer.Typer(add_completion=False)

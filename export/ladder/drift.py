@@ -270,9 +270,7 @@ def _with_shapes(model: ModelProto, tensors: list[str]) -> tuple[ModelProto, dic
     return sized, shapes
 
 
-def tensors_of(
-    model: ModelProto, feed: Feeds, names: set[str], device: str = "cpu"
-) -> dict[str, np.ndarray]:
+def tensors_of(model: ModelProto, feed: Feeds, names: set[str], device: str = "cpu") -> dict[str, np.ndarray]:
     """Run a model, on the CPU one of FP32, for some of its tensors, by name; its inputs may be among them.
 
     Raises: BackendError if it does not run; ContractError if there is no such tensor.

@@ -1,7 +1,8 @@
 """The rungs of the ladder, each of which turns inputs into outputs: torch FP32, ONNX FP32, ONNX FP16 emulated, engine.
 
 An ONNX file with FP16 or BF16 in it runs emulated (see emulation.py), since ONNX Runtime's CPU provider does not round
-as an engine does; on a GPU ONNX Runtime's CUDA provider runs it as it is. Outputs that Polygraphy recorded elsewhere, of an engine on a machine with a GPU, are a rung too.
+as an engine does; on a GPU ONNX Runtime's CUDA provider runs it as it is. Outputs that Polygraphy recorded elsewhere,
+of an engine on a machine with a GPU, are a rung too.
 """
 
 from __future__ import annotations

@@ -305,6 +305,26 @@ def made_result(**changes):
             ),
             step("engines", "not measured", "no TensorRT for this card (rtx: refused)"),
             step(
+                "provider",
+                provider={
+                    "demo": {
+                        "fp16": {
+                            "status": "passed",
+                            "max_abs": 2.0,
+                            "psnr_db": 63.62,
+                            "own_flow_p999_px": 0.0094,
+                        },
+                        "all fp16": {
+                            "status": "positions move by 0.07 px",
+                            "max_abs": 2.0,
+                            "psnr_db": "Infinity",
+                            "own_flow_p999_px": 0.07,
+                        },
+                    }
+                },
+            ),
+            step("training", training={"bf16": {"step": 40, "l1": 0.26619}}),
+            step(
                 "latency",
                 "failed",
                 "over its limit of 170 s",
@@ -348,10 +368,15 @@ def test_table_has_figures_failures_and_what_was_not_measured():
         "| tests marked gpu | 7 passed, 2 skipped |",
         "| device layer, pycuda | not measured: pycuda is not here |",
         "| engine against PyTorch FP32, batches 1, 2, 7, 16 | not measured: no TensorRT for this card (rtx: refused) |",
-        "| latency FP32, deepfashion, batch 1, PyTorch eager, cuda fp32 | 5.43 ms, p99 6.1 |",
-        "| latency FP32, deepfashion, batch 1, ONNX Runtime CUDA | not measured: no \\| provider |",
-        "| latency FP32, the step | failed |",
-        "| latency FP16 | not measured |",
+        "| ONNX Runtime CUDA against PyTorch FP32 at batches to 16, demo fp16: largest difference, PSNR, positions' "
+        "99.9th percentile | passed, 2, 63.6 dB, 0.0094 px |",
+        "| ONNX Runtime CUDA against PyTorch FP32 at batches to 16, demo all fp16, batches 1, 2: largest difference, "
+        "PSNR, positions' 99.9th percentile | positions move by 0.07 px, 2, Infinity dB, 0.07 px |",
+        "| training, 256x176, batches of 8, bf16: L1 after 40 steps | 0.2662 |",
+        "| latency, deepfashion, batch 1, PyTorch eager, cuda fp32 | 5.43 ms, p99 6.1 |",
+        "| latency, deepfashion, batch 1, ONNX Runtime CUDA | not measured: no \\| provider |",
+        "| latency, the step | failed |",
+        "| compute-sanitizer over the plugin | not measured |",
     ):
         assert line in table.splitlines()
     assert "our kernel, 1x2x3x4, launched from Python, in a CUDA graph, us | 5.25, 2.5 |" in table

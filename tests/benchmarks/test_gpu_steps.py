@@ -7,18 +7,26 @@ import json
 import os
 import shutil
 import subprocess
+import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from fakes.fixtures import gpu, provider  # noqa: F401 (a fake GPU behind both providers)
 from fakes.gpu import Work
+from networks.one_warp import one_warp
 from typer.testing import CliRunner
 
-from posewarp.benchmarks.gpu import device_layer, engines
+from posewarp.benchmarks.gpu import device_layer, engines, networks, training
+from posewarp.benchmarks.gpu import provider as provider_step
+from posewarp.export.graphs.graph import load_model
+from posewarp.export.precision.emulation import half_type
 from posewarp.runtime.backends.device import open_device
 from posewarp.runtime.errors import BackendError, EngineError, ParityError, PluginError
+from posewarp.runtime.session import Session
 
 ROOT = Path(device_layer.__file__).parents[2]
 SIZE = 4096
@@ -169,9 +177,6 @@ def test_each_network_is_measured_and_a_failed_parity_fails_the_step(monkeypatch
 
 
 def test_an_error_of_one_type_does_not_hide_the_other(monkeypatch, tmp_path):
-    class Network:
-        onnx, torch, contract = tmp_path / "demo.onnx", "demo.safetensors", None
-
     class Report:
         def to_json(self):
             return '{"status": "passed"}'
@@ -180,10 +185,9 @@ def test_an_error_of_one_type_does_not_hide_the_other(monkeypatch, tmp_path):
         if precision == "fp32":
             raise EngineError("out of\nmemory")
 
-    monkeypatch.setattr(engines, "find_networks", lambda names, folder: [Network])
+    onnx.save(one_warp(16, 8), tmp_path / "demo.onnx")
     monkeypatch.setattr(engines, "_shapes", lambda contract: None)
     monkeypatch.setattr(engines, "build", build)
-    monkeypatch.setattr(engines, "to_fp16", lambda path, output: None)
     asked = {}
     monkeypatch.setattr(
         engines, "parity", lambda a, b, **options: asked.update(options, a=a, b=b) or Report()
@@ -191,8 +195,121 @@ def test_an_error_of_one_type_does_not_hide_the_other(monkeypatch, tmp_path):
     found = engines.measure("demo", tmp_path, "rtx")
     assert found == {"fp32": {"status": "failed: out of memory"}, "fp16": {"status": "passed"}}
     assert asked == {
-        "a": "demo.safetensors",
+        "a": tmp_path / "demo.safetensors",
         "b": tmp_path / "demo.fp16.engine",
         "batches": (1, 2, 7, 16),
         "dtype": "fp16",
+        "tolerance": None,
     }
+
+
+# Networks, ONNX Runtime's CUDA provider, training
+
+
+@pytest.mark.slow
+def test_networks_are_made_once_with_all_that_the_steps_take(monkeypatch, tmp_path):
+    monkeypatch.setattr(networks, "NETWORKS", ("demo",))
+    done = CliRunner().invoke(networks.app, [str(tmp_path / "made")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    made = {path.name for path in (tmp_path / "made").iterdir()}
+    assert made >= {"demo.safetensors", "demo.onnx", "demo.fp16.onnx", "demo.half.onnx"}
+    assert half_type(load_model(tmp_path / "made/demo.half.onnx")) == "fp16"
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """ONNX Runtime on the CPU in the place of its CUDA provider; what was opened for it."""
+    opened, real = [], Session.open.__func__
+
+    def open_session(cls, path, *, device=None, **options):
+        opened.append((Path(path).name, device))
+        return real(cls, path, **options)
+
+    monkeypatch.setattr(Session, "open", classmethod(open_session))
+    return opened
+
+
+def test_a_file_is_held_to_pytorch_on_the_provider_and_its_positions_to_the_fp32_file(
+    on_cuda, monkeypatch, tmp_path
+):
+    moved = types.SimpleNamespace(own_flow_p999_px=0.06)
+    output = types.SimpleNamespace(max_abs=2.0, psnr_db=60.0)
+    case = types.SimpleNamespace(outputs=[output])
+    asked = []
+
+    def parity(a, b, **options):
+        asked.append((a.name, b.name, options["batches"], options["device"], options["tolerance"]))
+        return types.SimpleNamespace(status="passed", cases=[case], warps=[moved])
+
+    monkeypatch.setattr(provider_step, "parity", parity)
+    found = {kind: provider_step.measure(tmp_path, "demo", kind) for kind in provider_step.FILES}
+    assert found["fp16"] == {
+        "status": "positions move by 0.06 px",
+        "max_abs": 2.0,
+        "psnr_db": 60.0,
+        "own_flow_p999_px": 0.06,
+    }
+    assert asked == [
+        ("demo.safetensors", "demo.onnx", (1, 2, 7, 16), "cuda", {"atol": 1e-4}),
+        ("demo.onnx", "demo.onnx", (1,), "cuda", {"atol": 1e-4}),
+        ("demo.safetensors", "demo.fp16.onnx", (1, 2, 7, 16), "cuda", None),
+        ("demo.onnx", "demo.fp16.onnx", (1,), "cuda", None),
+        ("demo.safetensors", "demo.half.onnx", (1, 2), "cuda", None),
+        ("demo.onnx", "demo.half.onnx", (1,), "cuda", None),
+    ]
+
+
+@pytest.mark.parametrize(("failing", "code"), [("all fp16", 0), ("fp16", 1)])
+def test_what_must_pass_decides_the_step_and_all_is_written(on_cuda, monkeypatch, tmp_path, failing, code):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the step sets it for its workers
+    onnx.save(one_warp(16, 8), tmp_path / "demo.onnx")
+
+    def measure(folder, name, kind):
+        return {"status": "failed" if (name, kind) == ("deepfashion", failing) else "passed"}
+
+    monkeypatch.setattr(provider_step, "measure", measure)
+    monkeypatch.setattr(
+        provider_step, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count)
+    )
+    done = CliRunner().invoke(provider_step.app, [str(tmp_path), "--json", str(tmp_path / "provider.json")])
+    assert done.exit_code == code
+    assert on_cuda == [("demo.onnx", "cuda")]
+    found = json.loads((tmp_path / "provider.json").read_text())
+    assert found["deepfashion"][failing] == {"status": "failed"}
+    if code:
+        assert str(done.exception) == "deepfashion fp16: failed"
+
+
+def test_without_the_provider_it_is_not_measured(monkeypatch, tmp_path):
+    def refuse(path, **options):
+        raise BackendError("ONNX Runtime cannot run on cuda: no driver")
+
+    monkeypatch.setattr(Session, "open", refuse)
+    done = CliRunner().invoke(provider_step.app, [str(tmp_path)])
+    assert done.exit_code == provider_step.NOT_MEASURED
+    assert done.output.splitlines()[-1] == "not measured: ONNX Runtime cannot run on cuda: no driver"
+
+
+def test_a_short_run_gives_its_last_losses(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "STEPS", 2)
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    line = training.train(tmp_path / "run", "bf16", preset="small", device="cpu")
+    assert line["step"] == 2
+    assert line["l1"] > 0
+
+
+def test_a_run_that_fails_says_why(tmp_path):
+    with pytest.raises(BackendError, match=r"training in fp16 failed: .*fp16"):
+        training.train(tmp_path / "run", "fp16", preset="small", device="cpu")
+
+
+@pytest.mark.parametrize(("l1", "code"), [(0.29, 0), (0.31, 1), (float("nan"), 1)])
+def test_losses_stay_beside_those_of_fp32(monkeypatch, tmp_path, l1, code):
+    monkeypatch.setattr(
+        training, "train", lambda folder, precision: {"l1": l1 if precision == "fp16" else 0.27}
+    )
+    done = CliRunner().invoke(training.app, [str(tmp_path), "--json", str(tmp_path / "training.json")])
+    assert done.exit_code == code
+    assert list(json.loads((tmp_path / "training.json").read_text())) == ["fp32", "bf16", "fp16"]
+    if code:
+        assert "L1 of fp16 is" in str(done.exception)
