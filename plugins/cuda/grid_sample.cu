@@ -88,7 +88,7 @@ template <int kCOUNT> struct Lanes
 };
 
 // One point in kCOUNT channels, `in` and `out` being the first one's. Each tap is read, and dropped if it lies outside:
-// reads under a condition are not put in flight together (H200, 64 channels of 256x176: 19.4 us, a copy 5.0).
+// reads under a condition are not put in flight together (H200, 256 channels of 256x176: 94 us, 49 as it is, a copy 25).
 template <int kCOUNT, typename T, Mode kMODE, int kRANK>
 __device__ __forceinline__ void samplePlanes(
     Taps<kMODE, kRANK> const& taps, T const* in, int64_t plane, T* out, int64_t points)

@@ -279,53 +279,6 @@ def test_an_engine_that_cannot_run_is_not_executed_and_no_pass(files, tmp_path):
     assert ParityReport.from_json(report.to_json()) == report
 
 
-def test_a_file_on_cuda_runs_as_it_is_and_is_held_to_itself_on_the_cpu(files, monkeypatch):
-    real = Session.open.__func__
-    opened = []
-
-    def open_session(cls, path, *, device=None, **options):
-        opened.append(device or "cpu")
-        return real(cls, path, **options)  # ONNX Runtime's CPU provider in the place of the other
-
-    monkeypatch.setattr(Session, "open", classmethod(open_session))
-    path = files("half")
-    report = parity(files("reference"), path, data="random", device="cuda")
-    assert report.candidate == f"ONNX FP16 on CUDA {path}"
-    assert opened.count("cuda") == 2  # the file, and the one that tells its grids
-    assert any("run by ONNX Runtime's CUDA provider" in note for note in report.notes)
-    assert not any("emulated on the CPU" in note for note in report.notes)
-    assert report.warps[0].own_flow_p999_px is not None
-    same = parity(files("reference"), files("reference"), data="random", device="cuda", batches=[1])
-    names = same.reference, same.candidate
-    assert names == tuple(f"ONNX FP32{on} {files('reference')}" for on in ("", " on CUDA"))
-    assert same.passed
-
-
-def test_without_cuda_its_rung_is_not_executed(files, monkeypatch, capsys):
-    real = Session.open.__func__
-
-    def open_session(cls, path, *, device=None, **options):
-        if device == "cuda":
-            raise BackendError("ONNX Runtime cannot run on cuda: no driver")
-        return real(cls, path, **options)
-
-    monkeypatch.setattr(Session, "open", classmethod(open_session))
-    monkeypatch.setattr(
-        sys, "argv", ["parity", *map(str, (files("reference"), files("half"))), "--device", "cuda"]
-    )
-    with pytest.raises(SystemExit) as ended:
-        command.main(app)
-    assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert "not executed" in said
-    assert "no driver" in said
-
-
-def test_only_an_onnx_file_is_run_on_a_chosen_device(files, tmp_path):
-    with pytest.raises(ParityError, match=r"outputs.json is no ONNX file, .*leave out --device cuda"):
-        parity(files("reference"), tmp_path / "outputs.json", device="cuda")
-
-
 @pytest.fixture
 def engine(files, tmp_path, monkeypatch):
     """A plan with its side-car, and a stand-in that runs it as a machine with a GPU would."""
