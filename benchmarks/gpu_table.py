@@ -3,7 +3,8 @@
     python benchmarks/gpu_table.py            write it into README.md, between its two markers
     python benchmarks/gpu_table.py --check    exit 1 if README.md has another one
 
-A column is a card, with its newest result; a row that a card has no figure for says so.
+A column is a card, with its newest result; a row that a card has no figure for says so. Steps whose figures are a table
+themselves follow, card by card.
 """
 
 from __future__ import annotations
@@ -58,6 +59,18 @@ def render(results: Sequence[Result]) -> str:
     heads = [_head(result) for result in results] or ["no GPU was at hand"]
     lines = [_line("on one GPU", *heads), _line("---", *["---"] * len(heads))]
     lines += [_line(label, *(column.get(label, ABSENT) for column in columns)) for label in labels]
+    for result in results:
+        for step in result["steps"]:
+            if found := step["figures"].get(step["name"]) if step["name"] in _TABLES else None:
+                title, columns, rows_of = _TABLES[step["name"]]
+                lines += [
+                    "",
+                    f"{result['card']}, {title}:",
+                    "",
+                    _line(*columns),
+                    _line(*["---"] * len(columns)),
+                ]
+                lines += [_line(*row) for row in rows_of(found)]
     return "\n".join([BEGIN, *lines, "", _SOURCE, END])
 
 
@@ -95,7 +108,7 @@ def _rows(result: Result) -> Rows:
             yield (f"{name}, the step" if rows else name), state
 
 
-def _short(reason: str, limit: int = 500) -> str:
+def _short(reason: str, limit: int = 600) -> str:
     return reason if len(reason) <= limit else f"{reason[:limit]}..."
 
 
@@ -134,17 +147,6 @@ def _device(name: str, step: Result) -> Rows:
         yield f"{name}, {provider}: our kernel, {shape}, launched from Python, in a CUDA graph, us", times
 
 
-_WARPS = ("fp32", "fp16", "fp16 HWC8", "PyTorch fp32", "PyTorch fp16", "cuDNN fp32", "copy of fp32")
-
-
-def _warp(name: str, step: Result) -> Rows:
-    for row in step["figures"].get("warp", {}).get("rows", ()):
-        shape = "x".join(map(str, row["shape"]))
-        label = f"{name}, {shape}, {row['grid']} grid: ours FP32, FP16, FP16 HWC8; PyTorch FP32, FP16; cuDNN; a copy"
-        times = [f"{row[key]:.1f}" if key in row else "-" for key in _WARPS]
-        yield label, f"{', '.join(times[:3])}; {', '.join(times[3:5])}; {times[5]}; {times[6]}"
-
-
 def _engines(name: str, step: Result) -> Rows:
     found = step["figures"].get("engines", {})
     for network, reports in found.get("networks", {}).items():
@@ -159,16 +161,9 @@ def _engines(name: str, step: Result) -> Rows:
             yield f"{name}, {network} {dtype}", f"{found['backend']}: {_short(said)}"
 
 
-def _provider(name: str, step: Result) -> Rows:
-    for network, kinds in step["figures"].get("provider", {}).items():
-        for kind, found in kinds.items():
-            psnr, batches = found["psnr_db"], "" if kind in MUST_PASS else ", batches 1, 2"
-            yield (
-                f"{name}, {network} {kind}{batches}: largest difference, PSNR, positions' 99.9th percentile",
-                f"{_short(found['status'])}, {found['max_abs']:.2g}, "
-                f"{psnr if isinstance(psnr, str) else format(psnr, '.1f')} dB, "
-                f"{found['own_flow_p999_px']:.2g} px",
-            )
+def _below(name: str, step: Result) -> Rows:
+    if step["figures"].get(step["name"]) and step["state"] == PASSED:
+        yield name, "passed, see below"
 
 
 def _latency(name: str, step: Result) -> Rows:
@@ -191,6 +186,39 @@ def _training(name: str, step: Result) -> Rows:
         )
 
 
+# Steps whose figures are a table: the rows of their cells.
+
+
+_WARPS = ("fp32", "fp16", "fp16 HWC8", "PyTorch fp32", "PyTorch fp16", "cuDNN fp32")
+_COPIES = ("copy of fp32", "copy of fp16")
+
+
+def _warp_rows(found: Result) -> Iterator[tuple[str, ...]]:
+    for row in found["rows"]:
+        shape = "x".join(map(str, row["shape"]))
+        yield shape, row["grid"], *(f"{row[key]:.1f}" if key in row else "" for key in (*_WARPS, *_COPIES))
+
+
+def _provider_rows(found: Result) -> Iterator[tuple[str, ...]]:
+    for network, kinds in found.items():
+        for kind, figures in kinds.items():
+            psnr, moved = figures["psnr_db"], figures["own_flow_p999_px"]
+            batches = "1, 2, 7, 16" if kind in MUST_PASS else "1, 2"
+            difference = f"{figures['max_abs']:.3g}"
+            psnr = psnr if isinstance(psnr, str) else f"{psnr:.1f} dB"
+            yield network, kind, batches, difference, psnr, f"{moved:.2g} px", _short(figures["status"])
+
+
+_TABLES = {
+    "warp": ("us a warp", ("shape", "grid", *_WARPS, *_COPIES), _warp_rows),
+    "provider": (
+        "ONNX Runtime's CUDA provider against PyTorch FP32 on the CPU",
+        ("network", "file", "batches", "largest difference", "PSNR", "positions, p99.9", "verdict"),
+        _provider_rows,
+    ),
+}
+
+
 # How its rows begin, the step of gpu.sh, and what makes them.
 _GROUPS = (
     ("kernels against the core", "kernels", _last_line),
@@ -198,9 +226,9 @@ _GROUPS = (
     ("tests marked gpu", "tests", _tests),
     ("compute-sanitizer over the plugin", "sanitizer", _tests),
     ("device layer", "device", _device),
-    ("warp, us", "warp", _warp),
+    ("warp against PyTorch and cuDNN", "warp", _below),
     ("engine against PyTorch FP32, batches 1, 2, 7, 16", "engines", _engines),
-    ("ONNX Runtime CUDA against PyTorch FP32 at batches to 16", "provider", _provider),
+    ("ONNX Runtime CUDA against PyTorch FP32", "provider", _below),
     ("latency", "latency", _latency),
     ("training, 256x176, batches of 8", "training", _training),
 )

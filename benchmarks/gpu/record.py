@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -46,7 +48,7 @@ def _step(work: Path, name: str, code: str, seconds: str, limit: str) -> dict[st
     for path in sorted(folder.iterdir()):
         try:
             if path.suffix in _READERS:
-                figures[path.stem] = _READERS[path.suffix](path.read_text())
+                figures[path.stem] = _READERS[path.suffix](_scrub(path.read_text(), work))
         except (ValueError, KeyError, ElementTree.ParseError) as exc:
             state, reason = FAILED, f"{path.name} cannot be read: {exc}"
     kept = lines[-(_FAILED_LINES if state == FAILED else _LINES) :]
@@ -73,9 +75,10 @@ def _state(code: str, seconds: int, limit: int, last: str) -> tuple[str, str]:
     return FAILED, f"exit code {code}: {last}"
 
 
-def _scrub(line: str, work: Path) -> str:
+def _scrub(text: str, work: Path) -> str:
     """Without the machine's own paths: a result is committed."""
-    return line.replace(str(work), "WORK").replace(f"{Path.cwd()}/", "").replace(str(Path.cwd()), ".")
+    text = text.replace(str(work), "WORK").replace(f"{Path.cwd()}/", "").replace(str(Path.cwd()), ".")
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/(?:[^\s/]+/)*", "", text)
 
 
 def _json(text: str) -> Any:
