@@ -27,6 +27,7 @@ output=$root/benchmarks/results/gpu
 steps=$root/benchmarks/gpu/steps.txt
 given='' networks='' commit='' dry=''
 readonly BUDGET_S=${POSEWARP_GPU_BUDGET_S:-520} # 9 minutes, less what starting and packing take
+[[ $BUDGET_S =~ ^[0-9]+$ ]] || die 2 "POSEWARP_GPU_BUDGET_S is $BUDGET_S; expected seconds"
 while [ $# -gt 0 ]; do
     case $1 in
         --wheels | --networks | -o | --output | --commit | --steps) [ $# -gt 1 ] || die 2 "$1 needs a value" ;;
@@ -44,7 +45,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -z "$given" ] || [ -d "$given" ] || die 2 "--wheels $given is no folder"
-[ -z "$networks" ] || [ -d "$networks" ] || die 2 "--networks $networks is no folder"
+[ -z "$networks" ] || [ -f "$networks/deepfashion.half.onnx" ] || # the last that is made
+    die 2 "--networks $networks does not hold them; make them: python -m posewarp.benchmarks.gpu.networks $networks"
 [ -f "$steps" ] || die 2 "--steps $steps is no file"
 
 each_step() { # a function, called with each step's name, limit and command

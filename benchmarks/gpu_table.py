@@ -137,7 +137,7 @@ def _device(name: str, step: Result) -> Rows:
         kernel = found["kernel"]
         rates = [f"{found[key]:.3g}" for key in ("copy_in_gb_s", "copy_out_gb_s", "both_ways_gb_s")]
         yield (
-            f"{name}, {provider}: page-locked copies in, out, each way of both at once, GB/s",
+            f"{name}, {provider}: page-locked copies in, out, both at once together, GB/s",
             ", ".join(rates),
         )
         times = f"{kernel['launched_us']:.3g}"

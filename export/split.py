@@ -129,6 +129,8 @@ class SplitReport:
                 f"  here: whole {times.whole:.1f} ms, source {times.source:.1f}, pose {times.pose:.1f}; "
                 f"predicted for poses of one source: {gains}"
             )
+            if not times.source:
+                lines.append("  the source part's time is lost in noise: measure on a quieter machine")
         return "\n".join(
             [*lines, *(f"  {path}" for path in self.saved), *(f"  {note}" for note in self.notes)]
         )

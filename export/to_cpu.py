@@ -25,7 +25,7 @@ from posewarp.export.ladder.sample_data import describe
 from posewarp.runtime import plugin_library
 from posewarp.runtime.contract import Contract
 from posewarp.runtime.errors import EngineError, ExportError
-from posewarp.runtime.files import check_writable
+from posewarp.runtime.files import check_outputs
 from posewarp.runtime.session import Session
 
 SUFFIX = ".cpu.onnx"
@@ -105,7 +105,7 @@ def to_cpu(
     path = Path(onnx_path)
     output = output_of(path, output)
     refuse_tensorrt_options("cpu", precision, tensorrt)
-    check_writable(output, EngineError)
+    check_outputs({"output": output}, [path, data], EngineError)
     model = load_model(path)
     if count_winograd(model):
         raise ExportError(f"{path} already has its convolutions by Winograd; give the file it was made from")
@@ -113,28 +113,27 @@ def to_cpu(
     halves = [name for name, kind in tensor_types(flat).items() if kind.elem_type in _HALVES]
     if halves:
         raise ExportError(f"tensor {halves[0]!r} is FP16 or BF16, CPUs run in FP32; give the FP32 file")
-    declared = contract_of(flat)
-    contract = check_contract(contract, declared) if contract else declared
+    if contract:
+        check_contract(contract, contract_of(flat))
     widened, narrow = widen_narrow(flat)
     spelled, winograd = use_winograd(widened)
     if not winograd and not narrow:  # in a file that was made by this all are rewritten already
         raise ExportError(
-            f"{path} has no convolution that Winograd's filtering suits, and none of few outputs to write as one of "
-            "many, or it was built so already; run it as it is"
+            f"{path} has no convolution to build: neither 3x3 with 16 or more channels on both sides, nor of up to 8 "
+            "outputs and of a known, even size (docs/cpu.md), or it was built already; run it as it is"
         )
-    chosen = make_profiles(contract, profiles) if profiles not in (None, Shapes()) else []
-    cases, notes = make_cases(contract, data, None, chosen[0] if chosen else None)
-    if winograd and plugin_library.find("cpu") is None:
-        raise EngineError(
-            "the plugin library for CPUs is not there, and computes these convolutions: make plugins"
-        )
-    with (
-        open_model(spelled, called=str(output), contract=contract) as session,
-        Session.open(path, contract=contract) as plain,
-    ):
-        got = [session.run(case.feeds) for case in cases]
-        rung = compare_with_onnx(path, output, contract, cases, got, describe(data))
-        onnx_ms, cpu_ms = _time((plain, session), cases[0].feeds)
+    with Session.open(path, contract=contract) as plain:
+        contract = plain.contract  # with what ONNX Runtime infers where the file tells no size
+        chosen = make_profiles(contract, profiles) if profiles not in (None, Shapes()) else []
+        cases, notes = make_cases(contract, data, None, chosen[0] if chosen else None)
+        if winograd and plugin_library.find("cpu") is None:
+            raise EngineError(
+                "the plugin library for CPUs is not there, and computes these convolutions: make plugins"
+            )
+        with open_model(spelled, called=str(output), contract=contract) as session:
+            got = [session.run(case.feeds) for case in cases]
+            rung = compare_with_onnx(path, output, contract, cases, got, describe(data))
+            onnx_ms, cpu_ms = _time((plain, session), cases[0].feeds)
     save_model(spelled, output)
     return CpuReport(
         str(output),

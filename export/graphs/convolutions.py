@@ -44,17 +44,17 @@ def use_winograd(model: ModelProto) -> tuple[ModelProto, int]:
         for node in graph.node:
             if not _suits(node, weights):
                 continue
-            bias = node.input[2] if len(node.input) > 2 else fresh_name(f"{node.output[0]}_bias", taken)
-            if len(node.input) == 2:
-                zeros = np.zeros(weights[node.input[1]].dims[0], np.float32)
-                graph.initializer.append(numpy_helper.from_array(zeros, bias))
+            inputs = inputs_of(node)
+            if len(inputs) == 2:
+                inputs.append(fresh_name(f"{node.output[0]}_bias", taken))
+                zeros = np.zeros(weights[inputs[1]].dims[0], np.float32)
+                graph.initializer.append(numpy_helper.from_array(zeros, inputs[2]))
             (result,) = node.output
             relu = relus.get(result) if takers[result] == 1 and result not in outputs else None
             if relu is not None:
                 fused.add(result)
                 result = relu.output[0]
             used.append(CONV if relu is None else CONV_RELU)
-            inputs = [*node.input[:2], bias]
             node.CopyFrom(helper.make_node(used[-1], inputs, [result], node.name, domain=DOMAIN))
         kept = [node for node in graph.node if not (_is_relu(node) and node.input[0] in fused)]
         del graph.node[:]
@@ -72,7 +72,14 @@ def count_winograd(model: ModelProto) -> int:
 def weights_of(graph: GraphProto) -> dict[str, TensorProto]:
     """Constants of a graph by name; not those that are inputs too, which a caller may replace."""
     given = {value.name for value in graph.input}
-    return {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
+    nodes = (node for node in graph.node if node.op_type == "Constant" and node.domain in STANDARD)
+    held = {node.output[0]: each.t for node in nodes for each in node.attribute if each.name == "value"}
+    return held | {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
+
+
+def inputs_of(node: NodeProto) -> list[str]:
+    """Features, weight and, if there is one, bias: an optional input may be left out by an empty name."""
+    return [name for name in node.input if name]
 
 
 def attributes_of(node: NodeProto, weight: TensorProto) -> dict[str, list[int]]:
@@ -102,7 +109,7 @@ def _suits(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
     weight = weights.get(node.input[1])
     if weight is None or weight.data_type != TensorProto.FLOAT or list(weight.dims[2:]) != [3, 3]:
         return False
-    if min(weight.dims[:2]) < FEWEST_CHANNELS or any(name not in weights for name in node.input[2:]):
+    if min(weight.dims[:2]) < FEWEST_CHANNELS or any(name not in weights for name in inputs_of(node)[2:]):
         return False
     return attributes_of(node, weight) == _PLAIN
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
-from posewarp.export.graphs.convolutions import attributes_of, weights_of
+from posewarp.export.graphs.convolutions import attributes_of, inputs_of, weights_of
 from posewarp.export.graphs.graph import fresh_name, tensor_types
 from posewarp.export.graphs.inlining import STANDARD, all_nodes, graphs_of
 
@@ -26,8 +26,9 @@ def widen_narrow(model: ModelProto) -> tuple[ModelProto, int]:
     """Write every convolution of few outputs, where that is faster, as one of many and a DepthToSpace.
 
     It suits kernels with stride 1, one group, no dilation, and fp32 weights that are in the file, where the result's
-    height and width are known and even. In ONNX Runtime the results are the same bits, but for 16 or more inputs that
-    are no multiple of 4: these it convolves as a product of matrices, and they differ by rounding, 1e-6 of the largest.
+    height and width are known from the inputs' and even. In ONNX Runtime the results are the same bits, but where it
+    convolves one of the two as a product of matrices: of 16 or more inputs that are no multiple of 4, of weights that
+    are inputs, or behind an empty name for the bias. Then they differ by rounding, 1e-6 of the largest.
     A NaN or an infinity of the features spreads over the pixels that are made together.
 
     Args:
@@ -37,7 +38,7 @@ def widen_narrow(model: ModelProto) -> tuple[ModelProto, int]:
     """
     widened = ModelProto()
     widened.CopyFrom(model)
-    types = tensor_types(widened)
+    types = _inferred(widened)
     taken = {name for node in all_nodes(widened) for name in (*node.input, *node.output)}
     taken.update(tensor.name for graph in graphs_of(widened.graph) for tensor in graph.initializer)
     found = 0
@@ -78,6 +79,17 @@ def stride_of(outputs: int, kernel: tuple[int, int], height: int, width: int) ->
     return next((s for s in strides if height % s == width % s == 0), 1)
 
 
+def _inferred(model: ModelProto) -> dict[str, TypeProto.Tensor]:
+    """Types by the inputs alone: sizes that a file declares of its results may be those of one run of its exporter."""
+    blank = ModelProto()
+    blank.CopyFrom(model)
+    for graph in graphs_of(blank.graph):
+        del graph.value_info[:]
+        for value in graph.output:
+            value.type.tensor_type.ClearField("shape")
+    return tensor_types(blank)
+
+
 def _stride_for(
     node: NodeProto, weights: Mapping[str, TensorProto], types: Mapping[str, TypeProto.Tensor]
 ) -> int:
@@ -86,7 +98,7 @@ def _stride_for(
     weight, result = weights.get(node.input[1]), types.get(node.output[0])
     if weight is None or weight.data_type != TensorProto.FLOAT or len(weight.dims) != 4:
         return 1
-    if any(name not in weights for name in node.input[2:]):
+    if any(name not in weights for name in inputs_of(node)[2:]):
         return 1
     attributes = attributes_of(node, weight)
     if any(attributes[name] != wanted for name, wanted in _PLAIN.items()):
@@ -106,9 +118,10 @@ def _widen(
     for dy, dx in np.ndindex(stride, stride):
         wide[dy, dx, :, :, dy : dy + kernel[0], dx : dx + kernel[1]] = weight
     arrays = [wide.reshape(-1, *wide.shape[3:])]
-    if len(node.input) > 2:
-        arrays.append(np.tile(numpy_helper.to_array(weights[node.input[2]]), stride * stride))
-    names = [fresh_name(f"{name}_wide", taken) for name in node.input[1:]]
+    given = inputs_of(node)
+    if len(given) > 2:
+        arrays.append(np.tile(numpy_helper.to_array(weights[given[2]]), stride * stride))
+    names = [fresh_name(f"{name}_wide", taken) for name in given[1:]]
     graph.initializer.extend(map(numpy_helper.from_array, arrays, names))
     convolved = fresh_name(f"{node.output[0]}_wide", taken)
     return [

@@ -185,12 +185,22 @@ def test_junit_files_are_counted(run, result, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(("--wheels",), "--wheels needs a value"), (("--fast",), "no option --fast")],
+    [
+        (("--wheels",), "--wheels needs a value"),
+        (("--fast",), "no option --fast"),
+        (("--networks", "nowhere"), "nowhere does not hold them; make them: python -m posewarp.benchmarks"),
+    ],
 )
 def test_misuse_ends_with_2(run, options, said):
     done = run("one | 5 | true", options=options)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_a_budget_that_is_no_number_is_refused(run):
+    done = run("one | 5 | true", POSEWARP_GPU_BUDGET_S="long")
+    assert done.returncode == 2
+    assert "POSEWARP_GPU_BUDGET_S is long; expected seconds" in done.stderr
 
 
 def test_dry_run_prints_the_steps_without_a_gpu():

@@ -94,3 +94,12 @@ def test_inside_a_branch_an_output_keeps_its_maker():
     for attribute in rewritten.graph.node[0].attribute:
         made = {name for node in attribute.g.node for name in node.output}
         assert {value.name for value in attribute.g.output} <= made
+
+
+def test_a_bias_left_out_by_an_empty_name_is_none():
+    model = conv_model(bias=False, pads=[1, 1, 1, 1])
+    model.graph.node[0].input.append("")
+    spelled, found = use_winograd(model)
+    assert found == 1
+    onnx.checker.check_model(spelled)
+    assert "" not in spelled.graph.node[0].input

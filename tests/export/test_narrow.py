@@ -70,6 +70,27 @@ def test_a_narrow_convolution_is_written_as_a_wide_one_with_the_same_bits(change
     np.testing.assert_array_equal(run(widened, x, tmp_path), run(model, x, tmp_path))
 
 
+def test_a_size_that_is_declared_of_the_result_alone_is_not_believed():
+    model = conv_model(**{**NARROW, "size": ("H", "W")})
+    shape = model.graph.output[0].type.tensor_type.shape
+    shape.dim[2].dim_value, shape.dim[3].dim_value = 12, 8
+    assert widen_narrow(model)[1] == 0
+
+
+def test_weights_of_constant_nodes_and_a_bias_left_out_by_an_empty_name_are_taken(tmp_path):
+    model = conv_model(**NARROW, bias=False)
+    (weight,) = model.graph.initializer
+    constant = helper.make_node("Constant", [], ["w"], value=weight)
+    model.graph.node.insert(0, constant)
+    del model.graph.initializer[:]
+    model.graph.node[1].input.append("")
+    widened, found = widen_narrow(model)
+    assert found == 1
+    x = np.random.default_rng(1).normal(size=(2, 8, 12, 8)).astype(np.float32)
+    # Not by the same bits: a name that is empty keeps ONNX Runtime from its convolution of packed channels.
+    np.testing.assert_allclose(run(widened, x, tmp_path), run(model, x, tmp_path), rtol=0, atol=1e-4)
+
+
 @st.composite
 def convolutions(draw):
     height, width = draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))  # of the result, halved

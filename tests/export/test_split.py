@@ -18,7 +18,7 @@ from posewarp.export.graphs.inlining import all_nodes
 from posewarp.export.graphs.warps import rewrite_warps
 from posewarp.export.ladder.sample_data import load_inputs, read_contract
 from posewarp.export.precision.half import convert
-from posewarp.export.split import split
+from posewarp.export.split import Plan, SplitReport, split
 from posewarp.export.splitting import measure
 from posewarp.export.splitting.measure import Gain
 from posewarp.export.splitting.positions import nodes_behind
@@ -375,3 +375,11 @@ def posewarp_command(capsys, monkeypatch):
         return ended.value.code or 0, capsys.readouterr().out
 
     return run
+
+
+@pytest.mark.parametrize(("source", "said"), [(0.0, True), (1.5, False)])
+def test_a_source_part_whose_time_is_lost_in_noise_is_said(source, said):
+    plan = Plan(("source",), (), 0.5, (), (), 0, Gain(10.0, 4.0, 6.0))
+    times = Gain(9.0, source, 9.5)
+    report = SplitReport("a", "b", plan, (), (1,), times, "random", (), (), 1.0)
+    assert ("lost in noise" in str(report)) is said
