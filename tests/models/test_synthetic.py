@@ -231,8 +231,8 @@ def test_pairs_a_second_on_one_core(height, width, least):
     try:
         people = SyntheticPeople(height, width)
         people[0]
-        # Processor time, so that what else runs on the machine counts less; the best of three. It still counts: with the
-        # core's other hyperthread busy 140 pairs of 128x64 were made, 174 without (256x176: 86).
+        # Processor time, so that what else runs on the machine counts less; the best of three. It counts still: 174
+        # pairs of 128x64 (256x176: 86) on a quiet core, 140 with its other hyperthread busy.
         rates = []
         for _ in range(3):
             start = time.process_time()
