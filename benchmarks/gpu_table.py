@@ -202,11 +202,20 @@ def _warp_rows(found: Result) -> Iterator[tuple[str, ...]]:
 def _provider_rows(found: Result) -> Iterator[tuple[str, ...]]:
     for network, kinds in found.items():
         for kind, figures in kinds.items():
-            psnr, moved = figures["psnr_db"], figures["own_flow_p999_px"]
-            batches = "1, 2, 7, 16" if kind in MUST_PASS else "1, 2"
-            difference = f"{figures['max_abs']:.3g}"
-            psnr = psnr if isinstance(psnr, str) else f"{psnr:.1f} dB"
-            yield network, kind, batches, difference, psnr, f"{moved:.2g} px", _short(figures["status"])
+            yield (
+                network,
+                kind,
+                "1, 2, 7, 16" if kind in MUST_PASS else "1, 2",
+                _number(figures["max_abs"], ".3g"),
+                f"{_number(figures['psnr_db'], '.1f')} dB",
+                f"{_number(figures['own_flow_p999_px'], '.2g')} px",
+                _short(figures["status"]),
+            )
+
+
+def _number(value: float | str, form: str) -> str:
+    """A result has infinite values and NaN as words."""
+    return value if isinstance(value, str) else format(value, form)
 
 
 _TABLES = {

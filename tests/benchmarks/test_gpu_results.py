@@ -328,7 +328,7 @@ def made_result(**changes):
                             "status": "positions move by 0.07 px",
                             "max_abs": 2.0,
                             "psnr_db": "Infinity",
-                            "own_flow_p999_px": 0.07,
+                            "own_flow_p999_px": "NaN",
                         },
                     }
                 },
@@ -381,7 +381,7 @@ def test_table_has_figures_failures_and_what_was_not_measured():
         "| ONNX Runtime CUDA against PyTorch FP32 | passed, see below |",
         "NVIDIA H200, ONNX Runtime's CUDA provider against PyTorch FP32 on the CPU:",
         "| demo | fp16 | 1, 2, 7, 16 | 2 | 63.6 dB | 0.0094 px | passed |",
-        "| demo | all fp16 | 1, 2 | 2 | Infinity | 0.07 px | positions move by 0.07 px |",
+        "| demo | all fp16 | 1, 2 | 2 | Infinity dB | NaN px | positions move by 0.07 px |",
         "| warp against PyTorch and cuDNN | not measured |",
         "| training, 256x176, batches of 8, bf16: L1 after 40 steps | 0.2662 |",
         "| latency, deepfashion, batch 1, PyTorch eager, cuda fp32 | 5.43 ms, p99 6.1 |",
