@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 
 from posewarp.benchmarks.gpu.networks import FP16, NETWORKS
 from posewarp.export.graphs.graph import load_model
+from posewarp.export.ladder.measures import LIBRARIES_ATOL
 from posewarp.export.ladder.sample_data import load_inputs, read_contract
 from posewarp.export.parity import parity
 from posewarp.export.to_engine import Shapes, to_engine
@@ -32,8 +33,6 @@ from posewarp.runtime.errors import BackendError, EngineError, ParityError, Pose
 from posewarp.runtime.files import atomic_write
 
 BATCHES = (1, 2, 7, 16)
-# FP32 by another library's algorithms, of full scale; as benchmarks/latency.py allows it.
-FP32_ATOL = 1e-4
 BACKENDS = ("tensorrt", "rtx")
 NOT_MEASURED = 77
 
@@ -92,7 +91,7 @@ def measure(name: str, folder: Path, backend: str) -> dict[str, Any]:
             path = folder / f"{name}{suffix}"
             engine = path.with_suffix(".engine")
             build(path, engine, backend, precision=dtype, plugins=plugins, profiles=profiles)
-            allowed = {"atol": FP32_ATOL} if dtype == "fp32" else None
+            allowed = {"atol": LIBRARIES_ATOL} if dtype == "fp32" else None
             report = parity(
                 folder / f"{name}.safetensors", engine, batches=BATCHES, dtype=dtype, tolerance=allowed
             )

@@ -10,17 +10,17 @@ code 77.
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
-from posewarp.benchmarks.gpu.engines import BATCHES, FP32_ATOL, NOT_MEASURED
+from posewarp.benchmarks.gpu.engines import BATCHES, NOT_MEASURED
 from posewarp.benchmarks.gpu.networks import FP16, HALF, NETWORKS
-from posewarp.export.ladder.measures import TOLERANCES
+from posewarp.export.ladder.measures import LIBRARIES_ATOL, TOLERANCES
 from posewarp.export.parity import parity
 from posewarp.runtime import command
 from posewarp.runtime.errors import BackendError, ParityError
@@ -43,7 +43,7 @@ def measure(folder: Path, name: str, kind: str) -> dict[str, Any]:
     options = {
         "dtype": dtype,
         "device": "cuda",
-        "tolerance": {"atol": FP32_ATOL} if dtype == "fp32" else None,
+        "tolerance": {"atol": LIBRARIES_ATOL} if dtype == "fp32" else None,
     }
     against_torch = parity(folder / f"{name}.safetensors", file, batches=batches, **options)
     positions = parity(onnx, file, batches=(1,), **options)
@@ -71,8 +71,8 @@ def provider(
         raise SystemExit(NOT_MEASURED) from exc
     tasks = [(folder, name, kind) for name in NETWORKS for kind in FILES]
     # At once, since PyTorch, the reference, is on the CPU; the demo's are soon done.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, available_cpus() // len(FILES)))
-    with ProcessPoolExecutor(len(tasks), get_context("spawn")) as pool:
+    share = max(1, available_cpus() // len(FILES))
+    with ProcessPoolExecutor(len(tasks), get_context("spawn"), torch.set_num_threads, (share,)) as pool:
         measured = list(pool.map(measure, *zip(*tasks, strict=True)))
     found: dict[str, dict[str, Any]] = {name: {} for name in NETWORKS}
     for (_, name, kind), figures in zip(tasks, measured, strict=True):

@@ -78,7 +78,7 @@ def _state(code: str, seconds: int, limit: int, last: str) -> tuple[str, str]:
 def _scrub(text: str, work: Path) -> str:
     """Without the machine's own paths: a result is committed."""
     text = text.replace(str(work), "WORK").replace(f"{Path.cwd()}/", "").replace(str(Path.cwd()), ".")
-    return re.sub(rf"{re.escape(tempfile.gettempdir())}/(?:[^\s/]+/)*", "", text)
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/(?:[^\s/\\\"'<>]+/)*", "", text)
 
 
 def _json(text: str) -> Any:

@@ -31,7 +31,7 @@ def train(folder: Path, precision: str, preset: str = "deepfashion", device: str
     """One run.
 
     Returns: the last line of its log with losses.
-    Raises: BackendError with the run's last line if it fails.
+    Raises: BackendError with the end of what it said if it fails.
     """
     options = (
         f"--preset {preset} --steps {STEPS} --pairs 400 --batch-size 8 --workers 4 --log-every {LOG_EVERY}"

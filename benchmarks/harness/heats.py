@@ -18,13 +18,12 @@ from posewarp.benchmarks.harness.process import Worker, WorkerError
 from posewarp.benchmarks.harness.results import FAILED, MEASURED, NOT_MEASURED, WRONG, Row
 from posewarp.benchmarks.harness.statistics import drift, paired_ratio, percentiles
 from posewarp.benchmarks.harness.worker import Job, Timed
-from posewarp.export.ladder.measures import TOLERANCES, Tolerance, measure_output
+from posewarp.export.ladder.measures import LIBRARIES_ATOL, TOLERANCES, Tolerance, measure_output
 from posewarp.runtime.errors import ParityError
 
 Arrays = Mapping[str, np.ndarray]
 
-# FP32 by another library's algorithms (Winograd, approximate tanh): 99.9 % within 1e-4, all within 1e-3.
-_RUNTIMES = replace(TOLERANCES["fp32"], atol=1e-4)
+_RUNTIMES = replace(TOLERANCES["fp32"], atol=LIBRARIES_ATOL)
 # Threads of another worker spin for a while after they have worked.
 _SETTLE_S = 0.01
 _PROBE_S = 0.05

@@ -164,8 +164,13 @@ def test_figures_that_cannot_be_read_fail_their_step(run, result):
 
 
 def test_paths_of_the_machine_do_not_get_into_a_result(run, result):
-    run('paths | 5 | echo "in $STEP and $PWD/benchmarks, $TMPDIR/posewarp-1/deep/a.engine"')
-    assert steps_of(result())["paths"]["last_lines"] == ["in WORK/steps/paths and benchmarks, a.engine"]
+    run(
+        'paths | 5 | echo "in $STEP and $PWD/benchmarks, $TMPDIR/posewarp-1/deep/a.engine"; '
+        'echo "[\\"$TMPDIR/posewarp-1/a.onnx\\",\\"b/c\\"]" > "$STEP/figures.json"'
+    )
+    step = steps_of(result())["paths"]
+    assert step["last_lines"] == ["in WORK/steps/paths and benchmarks, a.engine"]
+    assert step["figures"]["figures"] == ["a.onnx", "b/c"]
 
 
 def test_junit_files_are_counted(run, result, tmp_path):
@@ -379,9 +384,10 @@ def test_table_has_figures_failures_and_what_was_not_measured():
         "| device layer, pycuda | not measured: pycuda is not here |",
         "| engine against PyTorch FP32, batches 1, 2, 7, 16 | not measured: no TensorRT for this card (rtx: refused) |",
         "| ONNX Runtime CUDA against PyTorch FP32 | passed, see below |",
-        "NVIDIA H200, ONNX Runtime's CUDA provider against PyTorch FP32 on the CPU:",
-        "| demo | fp16 | 1, 2, 7, 16 | 2 | 63.6 dB | 0.0094 px | passed |",
-        "| demo | all fp16 | 1, 2 | 2 | Infinity dB | NaN px | positions move by 0.07 px |",
+        "NVIDIA H200, ONNX Runtime's CUDA provider against PyTorch FP32 on the CPU, batches 1, 2, 7, 16 "
+        "(all fp16: 1, 2):",
+        "| demo | fp16 | 2 | 63.6 dB | 0.0094 px | passed |",
+        "| demo | all fp16 | 2 | Infinity dB | NaN px | positions move by 0.07 px |",
         "| warp against PyTorch and cuDNN | not measured |",
         "| training, 256x176, batches of 8, bf16: L1 after 40 steps | 0.2662 |",
         "| latency, deepfashion, batch 1, PyTorch eager, cuda fp32 | 5.43 ms, p99 6.1 |",

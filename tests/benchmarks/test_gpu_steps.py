@@ -261,16 +261,13 @@ def test_a_file_is_held_to_pytorch_on_the_provider_and_its_positions_to_the_fp32
 
 @pytest.mark.parametrize(("failing", "code"), [("all fp16", 0), ("fp16", 1)])
 def test_what_must_pass_decides_the_step_and_all_is_written(on_cuda, monkeypatch, tmp_path, failing, code):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the step sets it for its workers
     onnx.save(one_warp(16, 8), tmp_path / "demo.onnx")
 
     def measure(folder, name, kind):
         return {"status": "failed" if (name, kind) == ("deepfashion", failing) else "passed"}
 
     monkeypatch.setattr(provider_step, "measure", measure)
-    monkeypatch.setattr(
-        provider_step, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count)
-    )
+    monkeypatch.setattr(provider_step, "ProcessPoolExecutor", lambda count, *_: ThreadPoolExecutor(count))
     done = CliRunner().invoke(provider_step.app, [str(tmp_path), "--json", str(tmp_path / "provider.json")])
     assert done.exit_code == code
     assert on_cuda == [("demo.onnx", "cuda")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_capture_that_fails_is_ended_and_the_stream_works_on(gpu, device, stream
         if fault in call and fault != "end":
             gpu.fail(call[fault])
         if fault == "end":
-            work = lambda: setattr(gpu.streams[stream], "broken", True)  # noqa: E731
+            work = partial(setattr, gpu.streams[stream], "broken", True)
         with pytest.raises(PosewarpError, match=r"planted|CUDA failed in cu"):
             device.capture(stream, work)
         device.copy_in(two.address, two.pinned, stream)
